@@ -1,0 +1,147 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The training set of a two-step model: decoded once, and served as one long epoch of exactly the steps wanted."""
+
+import logging
+from collections.abc import Iterator
+
+import psutil
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data.datasets.base.image import AnomalibDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+logger = logging.getLogger(__name__)
+
+CACHE_SHARE = 0.25  # of the memory that is free when training starts
+
+
+class TrainingImages(Dataset[torch.Tensor]):
+    """Images of an anomalib data set as uint8 tensors (3, H, W), at the model's size.
+
+    Args:
+        dataset: The training set, with the model's resize among its augmentations.
+        cache: Whether each image is kept once it has been read.
+    """
+
+    def __init__(self, dataset: AnomalibDataset, *, cache: bool) -> None:
+        self.dataset = dataset
+        self.cache = cache
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            image = self.dataset[index].image
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for a broken file
+            path = self.dataset.samples.iloc[index].image_path
+            msg = f"The training image {path} cannot be read ({error}): repair it or take it out of the folder."
+            raise ValueError(msg) from error
+        # The grey levels of a file, not the fractions that resizing leaves: cached or not, training sees the same.
+        image = (image * 255).round().to(torch.uint8)
+        if self.cache:
+            self._kept[index] = image
+        return image
+
+
+class StepSampler(DistributedSampler[torch.Tensor]):
+    """Indices for a given number of batches, shuffled anew each pass through the images.
+
+    The remainder that does not fill a batch is dropped at the end of each pass, so that no batch is short and none
+    holds an image twice (official code: `drop_last`). Every device takes its share of each batch.
+
+    Args:
+        dataset: The images.
+        batch_size: Images of one batch on one device.
+        batches: How many batches each device is to have.
+        num_replicas: How many devices.
+        rank: Which of them this one is.
+        seed: Seed of the order, the same on all devices.
+    """
+
+    def __init__(
+        self, dataset: TrainingImages, batch_size: int, batches: int, num_replicas: int, rank: int, seed: int
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)
+        self.images = len(dataset)
+        self.batch_size = batch_size
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[int]:
+        together = self.batch_size * self.num_replicas
+        left, order = len(self), torch.Generator().manual_seed(self.seed)
+        while left:
+            shuffled = torch.randperm(self.images, generator=order)[: self.images // together * together]
+            mine = shuffled[self.rank :: self.num_replicas].tolist()[:left]
+            left -= len(mine)
+            yield from mine
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size
+
+
+def training_loader(
+    datamodule: AnomalibDataModule,
+    *,
+    batches: int,
+    num_replicas: int,
+    rank: int,
+    seed: int,
+    cache_images: bool,
+) -> DataLoader[torch.Tensor]:
+    """Serve the training images of a data module for a whole training.
+
+    Args:
+        datamodule: A data module that has been set up.
+        batches: How many batches each device is to have.
+        num_replicas: How many devices train together.
+        rank: Which of them this one is.
+        seed: Seed of the order of images, the same on all devices.
+        cache_images: Whether to keep decoded images in memory. They are read again each time where random
+            augmentations change them, or where they would take more than a quarter of the free memory.
+
+    Returns:
+        A loader of `ImageBatch`.
+
+    Raises:
+        ValueError: If a batch has one image, or the set has fewer images than the devices take together.
+    """
+    dataset, batch_size = datamodule.train_data, datamodule.train_batch_size
+    if batch_size < 2:
+        msg = "train_batch_size=1 cannot train batch norms over pooled features: use 2 or more, at best 32."
+        raise ValueError(msg)
+    if len(dataset) < batch_size * num_replicas:
+        msg = (
+            f"The training set has {len(dataset)} images, fewer than one batch of {batch_size} on each of "
+            f"{num_replicas} device(s): lower train_batch_size or add images."
+        )
+        raise ValueError(msg)
+    images = TrainingImages(dataset, cache=False)
+    if cache_images:
+        needed, free = len(dataset) * images[0].numel(), psutil.virtual_memory().available
+        images.cache = datamodule.train_augmentations is None and needed < CACHE_SHARE * free
+        if not images.cache:
+            logger.info(
+                "Training images are read from disk at every step: %s.",
+                "they are augmented"
+                if datamodule.train_augmentations is not None
+                else f"the {needed / 2**20:.0f} MiB they need exceed a quarter of the {free / 2**20:.0f} MiB free",
+            )
+    workers = 0 if images.cache else datamodule.num_workers  # a cache in a worker would be one cache a worker
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        sampler=StepSampler(images, batch_size, batches, num_replicas, rank, seed),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _collate(images: list[torch.Tensor]) -> ImageBatch:
+    return ImageBatch(image=torch.stack(images).float() / 255)

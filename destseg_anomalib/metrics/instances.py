@@ -1,0 +1,146 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Connected ground-truth regions ("instances") and their scores."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from destseg_anomalib.metrics.ordering import from_ordered, to_ordered
+
+
+class ImageScores(NamedTuple):
+    """The scores of one image, split by its ground truth.
+
+    Attributes:
+        negatives: Float32 ``(n,)``, the background pixels in no particular order.
+        positives: Float32 ``(p,)``, region after region, ascending within each region.
+        areas: Int64 ``(R,)``, pixels per region, in the order of ``positives``; they sum to ``p``.
+    """
+
+    negatives: NDArray[np.float32]
+    positives: NDArray[np.float32]
+    areas: NDArray[np.int64]
+
+
+def label_regions(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32]]:
+    """Label the 8-connected regions of one mask.
+
+    Args:
+        mask: Boolean ``(H, W)``.
+
+    Returns:
+        The number of regions R, and int32 labels ``(H, W)``: 0 is background, 1 to R the regions in raster order.
+
+    Example:
+        >>> import numpy as np
+        >>> count, labels = label_regions(np.eye(3, dtype=bool))  # touching corners are one region
+        >>> count
+        1
+    """
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    return count - 1, labels  # OpenCV counts the background, also where there is none
+
+
+def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> ImageScores:
+    """Split one anomaly map into background scores and the scores of each region.
+
+    Args:
+        scores: Float32 anomaly map ``(H, W)``, higher is more anomalous, without NaN.
+        mask: Boolean ground truth ``(H, W)``.
+
+    Returns:
+        Copies of the scores, see :class:`ImageScores`.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([[0.9, 0.1, 0.4], [0.7, 0.2, 0.3]], dtype=np.float32)
+        >>> mask = np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)
+        >>> split = split_image(scores, mask)
+        >>> split.areas.tolist(), split.positives.round(1).tolist()
+        ([2, 1], [0.699999988079071, 0.8999999761581421, 0.4000000059604645])
+    """
+    if not mask.any():
+        return ImageScores(scores.flatten(), np.empty(0, np.float32), np.empty(0, np.int64))
+    regions, labels = label_regions(mask)
+    inside = labels[mask]
+    # One sort of integers (region, score) groups the pixels by region and orders each region.
+    keys = (inside.astype(np.uint64) << np.uint64(32)) | to_ordered(scores[mask])
+    keys.sort()
+    return ImageScores(
+        negatives=scores[~mask],
+        positives=from_ordered(keys.astype(np.uint32)),
+        areas=np.bincount(inside, minlength=regions + 1)[1:].astype(np.int64),
+    )
+
+
+def region_scores(
+    positives: NDArray[np.float32], areas: NDArray[np.int64], overlap: float = 0.5
+) -> NDArray[np.float32]:
+    """Score each region by the highest threshold at which more than ``overlap`` of it is found.
+
+    A region of n pixels scores the value at index ``min(floor(overlap * n), n - 1)`` of its pixels in descending order
+    (DeSTSeg, arXiv 2211.11317, section 4.1, which has ``overlap = 0.5``).
+
+    Args:
+        positives: Float32 ``(p,)``, region after region, ascending within each region.
+        areas: Int64 ``(R,)``, pixels per region.
+        overlap: Fraction of a region that must be exceeded, in [0, 1).
+
+    Returns:
+        Float32 ``(R,)``, one score per region.
+
+    Example:
+        >>> import numpy as np
+        >>> region_scores(np.array([1, 2, 3, 8, 9], dtype=np.float32), np.array([3, 2])).tolist()
+        [2.0, 8.0]
+    """
+    # The small term keeps the product of a decimal fraction and n from falling just below the whole number it means.
+    from_top = np.minimum(np.floor(areas * overlap + 1e-9).astype(np.int64), areas - 1)
+    return positives[np.cumsum(areas) - 1 - from_top]
+
+
+def to_arrays(
+    preds: torch.Tensor, target: torch.Tensor, names: Sequence[str] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Check a batch of maps and masks and bring it to the CPU.
+
+    Args:
+        preds: Anomaly maps ``(B, H, W)`` or ``(B, 1, H, W)``, any real dtype; compared in float32.
+        target: Ground truth of the same batch and size, boolean, or numbers that are 0 or 1.
+        names: Names of the images, for messages; their numbers in the batch if ``None``.
+
+    Returns:
+        Maps as float32 ``(B, H, W)`` and masks as boolean ``(B, H, W)``.
+
+    Raises:
+        ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
+    """
+    if preds.ndim not in {3, 4} or (preds.ndim == 4 and preds.shape[1] != 1):
+        msg = f"Anomaly maps must have shape (B, H, W) or (B, 1, H, W), got {tuple(preds.shape)}."
+        raise ValueError(msg)
+    height_width, batch = preds.shape[-2:], preds.shape[0]
+    if target.ndim not in {3, 4} or target.numel() != preds.numel() or target.shape[-2:] != height_width:
+        msg = (
+            f"Masks {tuple(target.shape)} do not fit anomaly maps {tuple(preds.shape)}: give one mask per map, of the "
+            "same height and width."
+        )
+        raise ValueError(msg)
+    maps = preds.detach().to("cpu", torch.float32).reshape(batch, *height_width).contiguous().numpy()
+    masks = target.detach().cpu().reshape(batch, *height_width).contiguous()
+    if masks.dtype != torch.bool:
+        binary = masks == 1
+        if not bool(torch.equal(binary, masks != 0)):
+            msg = "A ground-truth mask holds values other than 0 and 1; threshold the masks first."
+            raise ValueError(msg)
+        masks = binary
+    for index in np.flatnonzero(np.isnan(maps).any(axis=(1, 2))).tolist():
+        name = names[index] if names else f"number {index} of the batch"
+        msg = f"The anomaly map of image {name} contains NaN, so its pixels cannot be ranked; check the model's output."
+        raise ValueError(msg)
+    return maps, masks.numpy()

@@ -1,0 +1,171 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Counting background pixels above thresholds: exactly, or from a histogram of fixed size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from destseg_anomalib.metrics.ordering import to_ordered
+
+GROUP = 1 << 22  # pixels sorted at a time: large enough for few searches, small beside the store
+BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
+
+
+class NegativeCounts(NamedTuple):
+    """How many negatives reach each of U thresholds.
+
+    Attributes:
+        at_least: ``(U,)``, negatives at or above the threshold; interpolated within a bin if counted in bins.
+        lower: Int64 ``(U,)``, a sure lower bound of that count; the count itself if it is exact.
+        upper: Int64 ``(U,)``, a sure upper bound of that count; the count itself if it is exact.
+        above: Int64 ``(U,)``, negatives greater than the threshold; those in higher bins if counted in bins.
+    """
+
+    at_least: NDArray[np.int64] | NDArray[np.float64]
+    lower: NDArray[np.int64]
+    upper: NDArray[np.int64]
+    above: NDArray[np.int64]
+
+
+class Negatives(Protocol):
+    """The background pixels of a test set."""
+
+    total: int
+
+    def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
+        """Count the negatives at each of the ascending thresholds."""
+
+
+class ExactNegatives:
+    """Background scores, kept one by one and counted by sorting.
+
+    Args:
+        chunks: Float32 arrays ``(n,)``; they are read, not changed.
+        sum_processes: Sums an int64 array over all processes that hold a part of the set.
+
+    Example:
+        >>> import numpy as np
+        >>> negatives = ExactNegatives([np.array([3, 1], dtype=np.float32), np.array([2, 2], dtype=np.float32)])
+        >>> counts = negatives.count(np.array([1, 2, 5], dtype=np.float32))
+        >>> counts.at_least.tolist(), counts.above.tolist()
+        ([4, 3, 0], [3, 1, 0])
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[NDArray[np.float32]],
+        sum_processes: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda counts: counts,
+    ) -> None:
+        self.chunks = chunks
+        self.sum_processes = sum_processes
+        self.total = int(sum_processes(np.array([sum(chunk.size for chunk in chunks)], dtype=np.int64))[0])
+
+    def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
+        """Count the negatives at each threshold.
+
+        Args:
+            thresholds: Float32 ``(U,)``, ascending.
+
+        Returns:
+            The counts, all int64.
+        """
+        counts = np.zeros((2, thresholds.size), dtype=np.int64)  # rows: at least, above
+        if thresholds.size:
+            lock = Lock()
+            with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:
+                list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), self._groups()))
+        at_least, above = self.sum_processes(counts)
+        return NegativeCounts(at_least, at_least, at_least, above)
+
+    def _groups(self) -> Iterator[list[NDArray[np.float32]]]:
+        """Gather stored chunks to groups worth a sort."""
+        group: list[NDArray[np.float32]] = []
+        for chunk in self.chunks:
+            for part in np.split(chunk, range(GROUP, chunk.size, GROUP)):
+                if group and sum(c.size for c in group) + part.size > GROUP:
+                    yield group
+                    group = []
+                group.append(part)
+        yield group
+
+
+def _add_counts(
+    group: list[NDArray[np.float32]], thresholds: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock
+) -> None:
+    """Sort one group and add its share to the counts. NumPy sorts and searches without the GIL."""
+    # What lies below every threshold is counted nowhere, and is most of the background.
+    reaching = np.concatenate([chunk[chunk >= thresholds[0]] for chunk in group] or [np.empty(0, np.float32)])
+    reaching.sort()
+    for start in range(0, thresholds.size, BLOCK):
+        block = thresholds[start : start + BLOCK]
+        first = int(reaching.searchsorted(block[0], "left"))
+        stretch = reaching[first : int(reaching.searchsorted(block[-1], "right"))]
+        left = stretch.searchsorted(block, "left")
+        right = left.copy()
+        if stretch.size:
+            tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
+            right[tied] = stretch.searchsorted(block[tied], "right")
+        with lock:
+            counts[0, start : start + BLOCK] += reaching.size - first - left
+            counts[1, start : start + BLOCK] += reaching.size - first - right
+
+
+class BinnedNegatives:
+    """Background scores, counted in bins of the top bits of their ordered integers.
+
+    Args:
+        histogram: Int64 ``(2 ** bits,)``, see :func:`bin_scores`.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([0.0, 0.5, 0.5, 2.0], dtype=np.float32)
+        >>> counts = BinnedNegatives(bin_scores(scores, bits=12)).count(np.array([0.5, 1.0], dtype=np.float32))
+        >>> counts.lower.tolist(), counts.upper.tolist()
+        ([1, 1], [3, 1])
+    """
+
+    def __init__(self, histogram: NDArray[np.int64]) -> None:
+        self.reaching = np.append(np.cumsum(histogram[::-1])[::-1], 0)
+        self.total = int(self.reaching[0])
+        self.dropped_bits = 33 - histogram.size.bit_length()
+
+    def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
+        """Count the negatives at each threshold.
+
+        Args:
+            thresholds: Float32 ``(U,)``, ascending.
+
+        Returns:
+            The counts; ``at_least`` takes the pixels of a bin as evenly spread.
+        """
+        keys = to_ordered(thresholds)
+        bins = (keys >> np.uint32(self.dropped_bits)).astype(np.int64)
+        lower, upper = self.reaching[bins + 1], self.reaching[bins]
+        part = (keys & np.uint32((1 << self.dropped_bits) - 1)) / float(1 << self.dropped_bits)
+        return NegativeCounts(upper - (upper - lower) * part, lower, upper, lower)
+
+
+def bin_scores(scores: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
+    """Count scores in bins of the top ``bits`` bits of their ordered integers.
+
+    Args:
+        scores: Float32 array of any shape, without NaN.
+        bits: Number of bits, 10 to 24: one for the sign, 8 for the exponent, the rest for the mantissa.
+
+    Returns:
+        Int64 ``(2 ** bits,)``, ascending in score.
+
+    Example:
+        >>> import numpy as np
+        >>> bin_scores(np.array([0.1, 0.1, 7.0], dtype=np.float32), bits=18).max()
+        np.int64(2)
+    """
+    keys = to_ordered(scores.reshape(-1)) >> np.uint32(32 - bits)
+    return np.bincount(keys, minlength=1 << bits)

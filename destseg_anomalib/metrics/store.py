@@ -1,0 +1,129 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The state that all pixel metrics share: every score once, in CPU memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from destseg_anomalib.metrics.instances import split_image, to_arrays
+from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, bin_scores
+
+
+class PixelStore(Metric):
+    """Scores of all pixels seen so far, split into background and regions.
+
+    Kept in CPU memory whatever the device of the maps: 4 bytes a pixel, or with ``bits`` a histogram of the background
+    of ``8 * 2**bits`` bytes and 4 bytes a positive pixel. Between processes only the positives and counts travel: each
+    process counts its own background, so that a distributed evaluation needs no more memory than a single one.
+
+    Args:
+        bits: ``None`` to keep the background exactly, or the number of leading bits of a float32 score, 10 to 24, that
+            tell two background scores apart. 18 resolve 0.2 % of a score.
+        **kwargs: Arguments of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If ``bits`` is out of range.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    negatives: list[torch.Tensor]
+    positives: list[torch.Tensor]
+    areas: list[torch.Tensor]
+    histogram: torch.Tensor
+
+    def __init__(self, bits: int | None = None, **kwargs: object) -> None:
+        if bits is not None and not 10 <= bits <= 24:
+            msg = f"bits must be None or lie between 10 and 24, got {bits}."
+            raise ValueError(msg)
+        super().__init__(**kwargs)
+        self.bits = bits
+        self.add_state("negatives", [], dist_reduce_fx="cat")
+        self.add_state("positives", [], dist_reduce_fx="cat")
+        self.add_state("areas", [], dist_reduce_fx="cat")
+        if bits is not None:
+            self.add_state("histogram", torch.zeros(1 << bits, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor, names: Sequence[str] | None = None) -> None:
+        """Add a batch; batches may differ in size.
+
+        Args:
+            preds: Anomaly maps ``(B, H, W)`` or ``(B, 1, H, W)``, any real dtype and range; compared in float32.
+            target: Ground truth of the same batch and size, boolean, or numbers that are 0 or 1.
+            names: Names of the images for error messages.
+
+        Raises:
+            ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
+        """
+        for scores, mask in zip(*to_arrays(preds, target, names), strict=True):
+            image = split_image(scores, mask)
+            if self.bits is None:
+                self.negatives.append(torch.from_numpy(image.negatives))
+            else:
+                self.histogram += torch.from_numpy(bin_scores(image.negatives, self.bits)).to(self.histogram.device)
+            self.positives.append(torch.from_numpy(image.positives))
+            self.areas.append(torch.from_numpy(image.areas))
+
+    def collect(self) -> tuple[NDArray[np.float32], NDArray[np.int64], Negatives]:
+        """Bring together what a figure needs, over all processes while synchronised.
+
+        Returns:
+            Positives ``(P,)`` region after region, ascending within each; areas ``(R,)``; and the background.
+        """
+        positives = self._gather(self.positives, torch.float32)
+        areas = self._gather(self.areas, torch.int64)
+        if self.bits is None:
+            return positives, areas, ExactNegatives([chunk.cpu().numpy() for chunk in self.negatives], self._sum)
+        return positives, areas, BinnedNegatives(self._sum(self.histogram.cpu().numpy()))
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: object = None,
+        should_sync: bool = True,
+        distributed_available: Callable[[], bool] | None = None,
+    ) -> None:
+        """Let :meth:`compute` speak for all processes; pixels stay where they are, unlike in torchmetrics' own sync.
+
+        Args:
+            dist_sync_fn: Not used, as nothing but positives and counts is exchanged.
+            process_group: Not used; give the group to the constructor.
+            should_sync: Whether to synchronise at all.
+            distributed_available: Tells whether there are several processes; torchmetrics' own test by default.
+        """
+        del dist_sync_fn, process_group
+        available = distributed_available or self.distributed_available_fn
+        self._is_synced = should_sync and bool(available())
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        """Let :meth:`compute` speak for this process alone again.
+
+        Args:
+            should_unsync: Whether to do so.
+        """
+        self._is_synced = self._is_synced and not should_unsync
+
+    def _gather(self, chunks: list[torch.Tensor], dtype: torch.dtype) -> NDArray[Any]:
+        """Concatenate chunks over images and, while synchronised, over processes in the order of their ranks."""
+        joined = torch.cat([chunk.cpu() for chunk in chunks]) if chunks else torch.empty(0, dtype=dtype)
+        if self._is_synced:
+            parts = gather_all_tensors(joined.to(self.device), self.process_group)
+            joined = torch.cat([part.cpu() for part in parts])
+        return joined.numpy()
+
+    def _sum(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sum counts over processes while synchronised."""
+        if not self._is_synced:
+            return counts
+        total = torch.from_numpy(counts).to(self.device, copy=True)
+        torch.distributed.all_reduce(total, group=self.process_group)
+        return total.cpu().numpy()

@@ -1,0 +1,100 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Building blocks that both networks share: the residual block, a stage of them, and the atrous pyramid."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+conv3x3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+
+BlockFactory = Callable[[int, int, int], nn.Module]
+"""Makes a residual block from (input channels, output channels, stride)."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside an identity path (ResNet, Sec. 4.1, the block of ResNet18).
+
+    ``out = relu(bn(conv(relu(bn(conv(x))))) + identity)``; the identity is a 1x1 convolution and a batch norm
+    where the stride or the number of channels changes.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the first convolution and of the projection.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, out_channels, stride=stride)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self.downsample(x))
+
+
+def stage(block: BlockFactory, in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    """Two blocks in a row; the first one changes resolution and channels."""
+    return nn.Sequential(block(in_channels, out_channels, stride), block(out_channels, out_channels, 1))
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """Draw convolutions from a Kaiming normal (fan out, ReLU) and set batch norms to the identity, in place."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class ConvNormReLU(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU; the spatial size is kept."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
+        padding = dilation * (kernel_size // 2)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
+        super().__init__()
+        self.add_module("conv", conv)
+        self.add_module("norm", nn.BatchNorm2d(out_channels))
+        self.add_module("relu", nn.ReLU())
+
+
+class AtrousSpatialPyramidPooling(nn.Module):
+    """Context at four ranges (ASPP, DeepLabv3, Sec. 3.3, in the shape the official DeSTSeg code gives it).
+
+    A global average branch and three dilated 3x3 convolutions, concatenated and fused by a 3x3 convolution. There is
+    no 1x1 branch. The pooled branch has one value an image and channel, so its batch norm cannot train on one image.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of each branch and of the output.
+        rates: Dilations of the three convolutions, in pixels of the input map.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, rates: tuple[int, int, int] = (6, 12, 18)) -> None:
+        super().__init__()
+        self.pooled = ConvNormReLU(in_channels, out_channels, kernel_size=1)
+        self.dilated = nn.ModuleList(ConvNormReLU(in_channels, out_channels, 3, dilation=rate) for rate in rates)
+        self.fuse = ConvNormReLU(4 * out_channels, out_channels, kernel_size=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        # A bilinear upsampling of one pixel is that pixel everywhere: expand says it without arithmetic.
+        pooled = self.pooled(x.mean(dim=(-2, -1), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        return self.fuse(torch.cat([pooled, *(branch(x) for branch in self.dilated)], dim=1))

@@ -1,0 +1,199 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Training in two phases, student first and segmentation network second, as one Lightning optimisation.
+
+The phase is a function of the global step and of nothing else: a resumed training is in the right one. The parameters
+of the other phase have no gradient, and SGD leaves such parameters, their momentum and their weight decay alone.
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataModule, Batch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.optim import SGD
+
+from destseg_anomalib.data.training import training_loader
+from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
+
+logger = logging.getLogger(__name__)
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+
+
+class TwoStepTraining:
+    """Mixin for an anomalib model whose `model` has a teacher, a student and perhaps a segmentation network.
+
+    It reads the hyper-parameters `student_steps`, `segmentation_steps`, `student_lr`, `segmentation_lr`, `head_lr`,
+    `focal_gamma`, `rotation`, `textures`, `opacity`, `image_size`, `cache_images`, `pre_trained` and
+    `backbone_weights` of the model it is mixed into.
+    """
+
+    reference_batch: ClassVar[int]
+    """Batch size that the published student learning rate belongs to."""
+
+    model: Any
+    trainer: Trainer
+    hparams: Any
+    generator: AnomalyGenerator
+    _teacher_ready: bool = False
+
+    def check_arguments(self) -> None:
+        """Refuse hyper-parameters that cannot train.
+
+        Raises:
+            ValueError: If a number of steps is below 1.
+        """
+        for name in ("student_steps", "segmentation_steps"):
+            if self.hparams[name] < 1:
+                msg = f"{name}={self.hparams[name]} must be at least 1; segmentation=False trains the student alone."
+                raise ValueError(msg)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimisation steps of the whole training."""
+        segmentation_steps = self.hparams.segmentation_steps if self.model.segmentation is not None else 0
+        return int(self.hparams.student_steps + segmentation_steps)
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Length of the training, and one validation at its very end, which the last checkpoint needs."""
+        return {
+            "max_steps": self.total_steps,
+            "check_val_every_n_epoch": None,
+            "val_check_interval": self.total_steps,
+            "num_sanity_val_steps": 0,
+        }
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Only normal images are needed to train."""
+        return LearningType.ONE_CLASS
+
+    def configure_optimizers(self) -> SGD:
+        """One SGD over three groups: student, residual blocks and head of the segmentation network."""
+        groups = [{"params": self.model.student.parameters(), "lr": self.hparams.student_lr}]
+        if self.model.segmentation is not None:
+            groups += [
+                {"params": self.model.segmentation.residual.parameters(), "lr": self.hparams.segmentation_lr},
+                {"params": self.model.segmentation.head.parameters(), "lr": self.hparams.head_lr},
+            ]
+        return SGD(groups, lr=self.hparams.student_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+    def setup(self, stage: str) -> None:
+        """Get what only training needs: the teacher's weights, anomaly sources, and the images in long epochs."""
+        super().setup(stage)  # type: ignore[misc]
+        if stage != "fit":
+            return
+        resumed = self.trainer.ckpt_path is not None
+        if self.hparams.pre_trained and not self._teacher_ready and not resumed:
+            self.model.teacher.load_pretrained(self.hparams.backbone_weights)
+        self._teacher_ready = True
+        # The seed that the user set for everything, or a random one: the first process decides for all.
+        self._seed: int = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63)
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.generator = AnomalyGenerator(
+            texture_bank(self.hparams.textures, self._training_size()),
+            opacity=tuple(self.hparams.opacity),
+            rotation=self._rotation(datamodule),
+        )
+        if isinstance(datamodule, AnomalibDataModule):
+            datamodule.train_dataloader = partial(
+                training_loader,
+                datamodule,
+                batches=self.total_steps * self.trainer.accumulate_grad_batches,
+                num_replicas=self.trainer.world_size,
+                rank=self.trainer.global_rank,
+                seed=self._seed,
+                cache_images=self.hparams.cache_images,
+            )
+
+    def teardown(self, stage: str) -> None:
+        """Give the data module its own training loader back."""
+        super().teardown(stage)  # type: ignore[misc]
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and datamodule is not None:
+            vars(datamodule).pop("train_dataloader", None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note that the teacher's weights come with the checkpoint and need not be fetched."""
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        self._teacher_ready = True
+
+    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Synthesise anomalies on the batch and train the network whose phase it is.
+
+        Args:
+            batch: Batch with `image` (N, 3, H, W), float32, in [0, 1].
+            *args: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            Scalar loss of the phase.
+
+        Raises:
+            ValueError: If the batch has a single image, whose pooled features cannot be batch-normalised.
+        """
+        del args, kwargs
+        images = batch.image
+        if len(images) < 2:
+            msg = "A training batch of 1 image cannot be batch-normalised: use train_batch_size=2 or more."
+            raise ValueError(msg)
+        synthetic = self.generator(images, self._step_generator())
+        student_phase = self._enter_phase()
+        if student_phase:
+            # A sum over the batch at a learning rate made for `reference_batch` images: keep the step per image.
+            share = self.reference_batch / len(images)
+            losses = {"student_loss": share * self.model.student_loss(synthetic.clean, synthetic.corrupted)}
+        else:
+            terms = self.model.segmentation_losses(synthetic.corrupted, synthetic.mask, self.hparams.focal_gamma)
+            losses = {f"{name}_loss": term for name, term in terms.items()}
+        phase = {"phase": 1.0 if student_phase else 2.0}
+        self.log_dict(phase | {k: v.detach() for k, v in losses.items()}, prog_bar=True)  # type: ignore[attr-defined]
+        return torch.stack(list(losses.values())).sum()
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict maps and scores for anomalib's post-processor, which learns thresholds and ranges from them."""
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def _enter_phase(self) -> bool:
+        """Put the network that learns into training mode and the other one into evaluation; True in the first phase."""
+        step = self.trainer.global_step
+        student_phase = step < self.hparams.student_steps
+        self.model.student.train(student_phase)
+        if self.model.segmentation is not None:
+            self.model.segmentation.train(not student_phase)
+        if step in {0, self.hparams.student_steps}:
+            name = "1, the student" if student_phase else "2, the segmentation network"
+            logger.info("Step %d of %d: training phase %s.", step, self.total_steps, name)
+        return student_phase
+
+    def _step_generator(self) -> torch.Generator:
+        """Random numbers of this batch on this device: a function of seed, device rank and batch number."""
+        parts = [self._seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx]
+        state = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+        return torch.Generator().manual_seed(state % 2**63)
+
+    def _training_size(self) -> tuple[int, int]:
+        """Height and width at which images reach the model."""
+        height, width = self.input_size or self.hparams.image_size  # type: ignore[attr-defined]
+        return int(height), int(width)
+
+    def _rotation(self, datamodule: object) -> Any:  # noqa: ANN401
+        """Resolve `rotation="auto"` by the category of an MVTec AD data module."""
+        rotation = self.hparams.rotation
+        if rotation != "auto":
+            return rotation
+        is_mvtec = type(datamodule).__name__ == "MVTecAD"
+        rotation = rotation_of_category(datamodule.category) if is_mvtec else "none"  # type: ignore[attr-defined]
+        logger.info("Training images are rotated as class %r (rotation='auto').", rotation)
+        return rotation

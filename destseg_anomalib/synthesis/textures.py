@@ -1,0 +1,136 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Anomaly sources: a folder of pictures, the DTD data set, or textures made on the spot; kept decoded as one array."""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from anomalib.data.utils import DownloadInfo, download_and_extract
+from platformdirs import user_cache_path
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .builtin import builtin_textures
+
+logger = logging.getLogger(__name__)
+
+DTD = DownloadInfo(
+    name="dtd-r1.0.1.tar.gz",
+    url="https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+    hashsum="e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
+)
+
+
+class TextureBank:
+    """Textures of one size, from which a batch is drawn by a gather.
+
+    Args:
+        textures: Textures (N, 3, H, W), uint8, N at least 1; may be a memory-mapped file.
+    """
+
+    def __init__(self, textures: torch.Tensor) -> None:
+        self.textures = textures
+
+    def __len__(self) -> int:
+        return len(self.textures)
+
+    def sample(self, count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Draw textures with replacement.
+
+        Args:
+            count: How many.
+            generator: CPU generator to draw from.
+            device: Where the result is wanted.
+
+        Returns:
+            Textures (count, 3, H, W), float32, in [0, 1].
+        """
+        chosen = torch.randint(len(self.textures), (count,), generator=generator)
+        return self.textures[chosen].to(device, non_blocking=True).float() / 255
+
+
+def texture_bank(source: str | Path | None, size: tuple[int, int]) -> TextureBank:
+    """Make the bank that a model's `textures` argument names.
+
+    Args:
+        source: A folder, searched with its sub-folders; `"dtd"` for the Describable Textures Dataset, which is fetched
+            into the cache folder if it is not there; None for procedural textures and the photographs of scikit-image.
+        size: Height and width of the textures in pixels.
+
+    Returns:
+        The bank. Pictures of a folder are decoded once and kept in the cache folder as an array that all processes of
+        the machine share.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If it holds no picture, or one of them cannot be read.
+        ConnectionError: If DTD cannot be fetched.
+    """
+    if source is None:
+        return TextureBank(builtin_textures(size))
+    folder = _fetch_dtd() if str(source) == "dtd" else Path(source).expanduser()
+    if not folder.is_dir():
+        reason = "is a file" if folder.exists() else "does not exist"
+        msg = f"textures={folder} {reason}: name a folder of pictures, 'dtd', or null for built-in textures."
+        raise FileNotFoundError(msg)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    if not paths:
+        msg = f"textures={folder} holds no picture ({', '.join(IMG_EXTENSIONS)}): name a folder of textures."
+        raise ValueError(msg)
+    return TextureBank(_decoded(paths, size))
+
+
+def _fetch_dtd() -> Path:
+    root = user_cache_path("destseg_anomalib") / "dtd"
+    if not (root / "dtd" / "images").is_dir():
+        try:
+            download_and_extract(root, DTD)
+        except (OSError, ValueError) as error:
+            msg = (
+                f"textures='dtd' could not be fetched from {DTD.url} ({error}): fetch and unpack it yourself and name "
+                "its images folder, or use null for built-in textures."
+            )
+            raise ConnectionError(msg) from error
+    return root / "dtd" / "images"
+
+
+def _decoded(paths: list[Path], size: tuple[int, int]) -> torch.Tensor:
+    """Decode and resize pictures once, into a file that is mapped into memory ever after."""
+    shape = (len(paths), 3, *size)
+    stamp = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    key = hashlib.sha256(repr((shape, stamp)).encode()).hexdigest()[:16]
+    cache = user_cache_path("destseg_anomalib") / "textures" / f"{key}.npy"
+    if not cache.is_file():
+        logger.info("Decoding %d textures at %dx%d pixels into %s.", len(paths), *size, cache)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as part:
+            np.lib.format.write_array_header_2_0(part, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for texture in _read_all(paths, size):
+                part.write(texture.tobytes())
+        os.replace(part.name, cache)  # noqa: PTH105  atomic: another process sees the whole file or none
+    # Copy-on-write, since torch has no read-only tensors; nothing is ever written.
+    return torch.from_numpy(np.load(cache, mmap_mode="c"))
+
+
+def _read_all(paths: list[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        yield from pool.map(lambda path: _read(path, size), paths)
+
+
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read one picture as uint8 (3, H, W), RGB."""
+    data = np.fromfile(path, dtype=np.uint8)
+    # imdecode refuses an empty buffer with an exception of its own, and anything else it cannot read with None.
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    if picture is None:
+        msg = f"The texture {path} cannot be read as a picture: repair or remove it."
+        raise ValueError(msg)
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA).transpose(2, 0, 1)

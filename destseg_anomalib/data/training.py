@@ -1,10 +1,11 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The training set of a two-step model: decoded once, and served as one long epoch of exactly the steps wanted."""
+"""The training set of a two-step model: decoded once, and served in epochs of exactly the steps wanted."""
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import torch
@@ -49,7 +50,7 @@ class TrainingImages(Dataset[torch.Tensor]):
         return image
 
 
-class StepSampler(DistributedSampler[torch.Tensor]):
+class StepSampler(DistributedSampler[Any]):
     """Indices for a given number of batches, shuffled anew each pass through the images.
 
     The remainder that does not fill a batch is dropped at the end of each pass, so that no batch is short and none
@@ -85,28 +86,17 @@ class StepSampler(DistributedSampler[torch.Tensor]):
         return self.batches * self.batch_size
 
 
-def training_loader(
-    datamodule: AnomalibDataModule,
-    *,
-    batches: int,
-    num_replicas: int,
-    rank: int,
-    seed: int,
-    cache_images: bool,
-) -> DataLoader[torch.Tensor]:
-    """Serve the training images of a data module for a whole training.
+def training_images(datamodule: AnomalibDataModule, *, devices: int, cache: bool) -> TrainingImages:
+    """Take the training images of a data module that has been set up.
 
     Args:
-        datamodule: A data module that has been set up.
-        batches: How many batches each device is to have.
-        num_replicas: How many devices train together.
-        rank: Which of them this one is.
-        seed: Seed of the order of images, the same on all devices.
-        cache_images: Whether to keep decoded images in memory. They are read again each time where random
-            augmentations change them, or where they would take more than a quarter of the free memory.
+        datamodule: The data module.
+        devices: How many devices train together.
+        cache: Whether to keep decoded images in memory. They are read again each time where random augmentations
+            change them, or where they would take more than a quarter of the free memory.
 
     Returns:
-        A loader of `ImageBatch`.
+        The images.
 
     Raises:
         ValueError: If a batch has one image, or the set has fewer images than the devices take together.
@@ -115,29 +105,45 @@ def training_loader(
     if batch_size < 2:
         msg = "train_batch_size=1 cannot train batch norms over pooled features: use 2 or more, at best 32."
         raise ValueError(msg)
-    if len(dataset) < batch_size * num_replicas:
+    if len(dataset) < batch_size * devices:
         msg = (
             f"The training set has {len(dataset)} images, fewer than one batch of {batch_size} on each of "
-            f"{num_replicas} device(s): lower train_batch_size or add images."
+            f"{devices} device(s): lower train_batch_size or add images."
         )
         raise ValueError(msg)
     images = TrainingImages(dataset, cache=False)
-    if cache_images:
-        needed, free = len(dataset) * images[0].numel(), psutil.virtual_memory().available
-        images.cache = datamodule.train_augmentations is None and needed < CACHE_SHARE * free
-        if not images.cache:
-            logger.info(
-                "Training images are read from disk at every step: %s.",
-                "they are augmented"
-                if datamodule.train_augmentations is not None
-                else f"the {needed / 2**20:.0f} MiB they need exceed a quarter of the {free / 2**20:.0f} MiB free",
-            )
-    workers = 0 if images.cache else datamodule.num_workers  # a cache in a worker would be one cache a worker
+    if not cache:
+        return images
+    needed, free = len(dataset) * images[0].numel(), psutil.virtual_memory().available
+    if datamodule.train_augmentations is not None:
+        logger.info("Training images are read from disk at every step, since augmentations change them.")
+    elif needed > CACHE_SHARE * free:
+        logger.info(
+            "Training images are read from disk at every step: the %d MiB they need exceed a quarter of the %d MiB free.",
+            needed // 2**20,
+            free // 2**20,
+        )
+    else:
+        images.cache = True
+    return images
+
+
+def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: int) -> DataLoader[torch.Tensor]:
+    """Serve images in batches.
+
+    Args:
+        images: The images.
+        sampler: Which of them make up the batches of this device.
+        num_workers: Processes that read images, where these are not kept in memory.
+
+    Returns:
+        Loader of `ImageBatch` with `image` (N, 3, H, W), float32, in [0, 1].
+    """
     return DataLoader(
         images,
-        batch_size=batch_size,
-        sampler=StepSampler(images, batch_size, batches, num_replicas, rank, seed),
-        num_workers=workers,
+        batch_size=sampler.batch_size,
+        sampler=sampler,
+        num_workers=0 if images.cache else num_workers,  # a cache in a worker would be one cache a worker
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
     )

@@ -3,8 +3,10 @@
 
 """From counts at thresholds to figures: AUROC, AP, PRO, best F1, and precision over instance recall.
 
-Every figure is a sum over the distinct scores u of the positives, with ``tp`` the positives and ``fp`` the negatives
-at or above u, ``gt`` the negatives above u, P and N all positives and negatives. Counts are int64, divisions float64.
+AUROC, AP and PRO are sums over the positives, of a term that depends on the score s of the positive alone: with ``tp``
+the positives and ``fp`` the negatives at or above s, ``gt`` the negatives above s, and P and N all positives and
+negatives. The functions return the sum over the thresholds that they are given, so that a large set can be summed
+block by block. Counts are int64, divisions float64.
 """
 
 import math
@@ -13,18 +15,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from destseg_anomalib.metrics.negatives import NegativeCounts, Negatives
+from destseg_anomalib.metrics.negatives import NegativeCounts
 
 
 class ThresholdCounts(NamedTuple):
-    """Positives and negatives at ascending, distinct thresholds.
+    """Positives and negatives at ascending thresholds.
 
     Attributes:
-        thresholds: Float32 ``(U,)``.
+        thresholds: Float32 ``(U,)``, scores of U positives; equal scores repeat.
         tp: Int64 ``(U,)``, positives at or above each threshold.
         fp: Negatives at and above each threshold.
-        positives: All positives, P.
-        negatives: All negatives, N.
+        positives: All positives of the set, P.
+        negatives: All negatives of the set, N.
     """
 
     thresholds: NDArray[np.float32]
@@ -34,85 +36,70 @@ class ThresholdCounts(NamedTuple):
     negatives: int
 
 
-def count_at(thresholds: NDArray[np.float32], positives: NDArray[np.float32], negatives: Negatives) -> ThresholdCounts:
-    """Count positives and negatives at given thresholds.
-
-    Args:
-        thresholds: Float32 ``(U,)``, ascending and distinct.
-        positives: Float32 ``(P,)``, ascending.
-        negatives: The background.
-
-    Returns:
-        The counts; with all distinct positive scores as thresholds they are what the figures below need.
-    """
-    tp = positives.size - positives.searchsorted(thresholds, "left").astype(np.int64)
-    return ThresholdCounts(thresholds, tp, negatives.count(thresholds), positives.size, negatives.total)
-
-
 def auroc(counts: ThresholdCounts) -> float:
     """Area under the receiver operating characteristic; a tie counts half.
 
     Args:
-        counts: Counts at all distinct positive scores.
+        counts: Counts at the score of each positive, or of some of them.
 
     Returns:
-        A value in [0, 1], or NaN without positives or without negatives.
+        ``sum(N - (fp + gt) / 2) / (P N)``, NaN if the set has no positives or no negatives.
     """
     if not counts.positives or not counts.negatives:
         return math.nan
-    at_score = -np.diff(counts.tp, append=0)
     below = counts.negatives - (counts.fp.upper + counts.fp.above) / 2
-    return float(at_score @ below) / (counts.positives * counts.negatives)
+    return float(below.sum()) / (counts.positives * counts.negatives)
 
 
 def average_precision(counts: ThresholdCounts) -> float:
     """Average precision, the sum of precision times the step in recall (no interpolation).
 
     Args:
-        counts: Counts at all distinct positive scores.
+        counts: Counts at the score of each positive, or of some of them.
 
     Returns:
-        A value in [0, 1], or NaN without positives.
+        ``sum(tp / (tp + fp)) / P``, NaN if the set has no positives.
     """
     if not counts.positives:
         return math.nan
-    at_score = -np.diff(counts.tp, append=0)
-    return float(at_score @ (counts.tp / (counts.tp + counts.fp.at_least))) / counts.positives
+    return float((counts.tp / (counts.tp + counts.fp.at_least)).sum()) / counts.positives
 
 
 def best_f1(counts: ThresholdCounts) -> float:
-    """Highest F1 score over all thresholds.
+    """Highest F1 score over the thresholds.
 
     Args:
-        counts: Counts at all distinct positive scores.
+        counts: Counts at the score of each positive, or of some of them.
 
     Returns:
-        A value in [0, 1], or NaN without positives.
+        ``max(2 tp / (tp + fp + P))``, NaN if the set has no positives.
     """
     if not counts.positives:
         return math.nan
-    return float(np.max(2 * counts.tp / (counts.tp + counts.fp.at_least + counts.positives)))
+    return float((2 * counts.tp / (counts.tp + counts.fp.at_least + counts.positives)).max())
 
 
-def per_region_overlap(counts: ThresholdCounts, overlap: NDArray[np.float64], limit: float = 0.3) -> float:
+def per_region_overlap(counts: ThresholdCounts, weights: NDArray[np.float64], limit: float = 0.3) -> float:
     """Area under the per-region overlap over the false positive rate up to a limit, divided by the limit.
 
     Along a tie both rates move together, so the curve is linear there (Bergmann et al., MVTec AD, IJCV 2021, sec. 5).
 
     Args:
-        counts: Counts at all distinct positive scores.
-        overlap: Float64 ``(U,)``, what the pixels of each score add to the mean overlap of the regions; sums to 1.
+        counts: Counts at the score of each positive, or of some of them.
+        weights: Float64 ``(U,)``, what each positive adds to the mean overlap: 1 over its region's area and the number
+            of regions.
         limit: Highest false positive rate, in (0, 1].
 
     Returns:
-        A value in [0, 1], or NaN without positives or without negatives.
+        With ``L = limit N`` and counts cut at L, ``sum(w (L - fp + (fp - gt)^2 / (2 tied))) / L``, where ``tied`` is
+        ``fp - gt`` before the cut; NaN if the set has no positives or no negatives.
     """
     if not counts.positives or not counts.negatives:
         return math.nan
     end = limit * counts.negatives
     fp, gt = np.minimum(counts.fp.upper, end), np.minimum(counts.fp.above, end)
     tied = np.maximum(counts.fp.upper - counts.fp.above, 1)
-    return float(overlap @ ((end - fp) + (fp - gt) ** 2 / (2 * tied))) / end
+    return float(weights @ (end - fp + (fp - gt) ** 2 / (2 * tied))) / end
 
 
 class InstanceCurve(NamedTuple):
@@ -131,26 +118,30 @@ class InstanceCurve(NamedTuple):
     upper: NDArray[np.float64]
 
 
-def instance_curve(scores: NDArray[np.float32], counts: ThresholdCounts) -> InstanceCurve:
-    """Pixel precision at the score of each region, made monotone over instance recall.
-
-    With the N region scores in ascending order, ``P_i = tp(s_i) / (tp(s_i) + fp(s_i))`` over all pixels of the set,
-    then the running maximum from low to high scores (DeSTSeg, arXiv 2211.11317, section 4.1).
+def instance_precision(counts: ThresholdCounts) -> NDArray[np.float64]:
+    """Pixel precision at thresholds, ``tp / (tp + fp)``, with sure bounds.
 
     Args:
-        scores: Float32 ``(N,)``, region scores.
-        counts: Counts at thresholds that include every region score.
+        counts: Counts at U thresholds, in practice region scores.
+
+    Returns:
+        Float64 ``(3, U)``: best estimate, lower and upper bound.
+    """
+    fp = np.stack([counts.fp.at_least, counts.fp.upper, counts.fp.lower])
+    return counts.tp / (counts.tp + fp)
+
+
+def instance_curve(scores: NDArray[np.float32], precision: NDArray[np.float64]) -> InstanceCurve:
+    """Make precision monotone over instance recall: the running maximum from low to high scores.
+
+    Args:
+        scores: Float32 ``(N,)``, the region scores, ascending.
+        precision: Float64 ``(3, N)``, as of :func:`instance_precision`.
 
     Returns:
         The curve.
     """
-    scores = np.sort(scores)
-    at = counts.thresholds.searchsorted(scores)
-    tp = counts.tp[at]
-    precision, lower, upper = (
-        np.maximum.accumulate(tp / (tp + fp[at])) for fp in (counts.fp.at_least, counts.fp.upper, counts.fp.lower)
-    )
-    return InstanceCurve(scores, precision, lower, upper)
+    return InstanceCurve(scores, *np.maximum.accumulate(precision, axis=1))
 
 
 def mean_precision(precision: NDArray[np.float64]) -> float:

@@ -3,20 +3,24 @@
 
 """An anomalib evaluator that ranks raw anomaly maps."""
 
+import logging
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator, F1Score
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torchmetrics.utilities import rank_zero_warn
+from torchmetrics import Metric
 
-from destseg_anomalib.metrics.curves import auroc, count_at, mean_precision, precision_at
+from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
-from destseg_anomalib.metrics.negatives import ExactNegatives
+from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc
+from destseg_anomalib.metrics.report import write_report
+
+logger = logging.getLogger(__name__)
 
 
 class _RawBatch(Callback):
@@ -37,22 +41,6 @@ class _RawBatch(Callback):
         return raw
 
 
-class ImageRecord(NamedTuple):
-    """What the evaluator remembers of a test image.
-
-    Attributes:
-        path: Where the image was read, or its number in the test.
-        score: Raw image score, NaN if the model gave none.
-        label: Whether the image is labelled anomalous, ``None`` if that is not known.
-        regions: Regions of its mask, ``None`` if it has no mask.
-    """
-
-    path: str
-    score: float
-    label: bool | None
-    regions: int | None
-
-
 class RawMapEvaluator(Evaluator):
     """Evaluator for any anomalib model that ranks the maps and scores as the model returns them.
 
@@ -65,9 +53,11 @@ class RawMapEvaluator(Evaluator):
     * ``image_F1Score`` and ``pixel_F1Score``, which are anomalib's own at the model's threshold, and are left out where
       the model has no post-processor to set one.
 
-    Pixel figures are left out where the data has no masks. The label of an image is the data module's, so that an
-    anomalous image counts as such also when the resize of its mask loses every region. Validation logs nothing unless
-    asked to.
+    It also writes ``instances.csv`` (every defect with its raw score, found or missed at the threshold of IAP@90),
+    ``iap_curve.csv`` and ``iap_curve.png`` beside the heat maps, and warns where a label contradicts its mask or where
+    the resize of the masks lost regions. Pixel figures are left out where the data has no masks. The label of an image
+    is the data module's, so that an anomalous image counts as such also when the resize of its mask loses every region.
+    Validation logs nothing unless asked to.
 
     Args:
         bits: ``None`` for exact figures in 4 bytes of memory a pixel. With a number, background pixels are counted in a
@@ -131,32 +121,41 @@ class RawMapEvaluator(Evaluator):
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
         anomaly_map, pred_score = self._raw.take()
         size = batch.batch_size
-        paths = batch.image_path or [str(len(self.images) + index) for index in range(size)]
-        regions: Sequence[int | None] = [None] * size
-        if anomaly_map is not None and batch.gt_mask is not None:
-            self.pixels.update(anomaly_map, batch.gt_mask, names=paths)
-            regions = [len(areas) for areas in self.pixels.areas[-size:]]
+        first = len(self.images)
+        paths = batch.image_path or [f"{trainer.global_rank}-{first + index}" for index in range(size)]
+        labels = [None] * size if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
         if pred_score is None and anomaly_map is not None:
             pred_score = anomaly_map.flatten(1).amax(1)  # as anomalib's post-processor does
         scores = [math.nan] * size if pred_score is None else pred_score.flatten().tolist()
-        labels = [None] * size if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
-        self.images += map(ImageRecord, paths, scores, labels, regions)
+        self.images += map(ImageRecord, paths, scores, labels)
+        if anomaly_map is not None and batch.gt_mask is not None:
+            masks = batch.gt_mask.bool().cpu()
+            self.pixels.update(anomaly_map, masks, names=paths)
+            mask_paths = batch.mask_path or [None] * size
+            for index, (mask, path) in enumerate(zip(masks.numpy(), mask_paths, strict=True), first):
+                self.images[index] = self.images[index].with_mask(mask, path, len(self.pixels.areas[index]))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute and log all figures, then empty the store."""
+        """Compute and log all figures, say what is odd about the ground truth, and write the instance report."""
         images = self._gather_images(trainer)
-        self._log(trainer, {"image_AUROC": _image_auroc(images)})
+        self._log(trainer, {"image_AUROC": image_auroc(images)})
         if any(image.regions is not None for image in images):
-            self._log(trainer, _named(self.pixels.compute(), bracket=self.pixels.bits is not None))
-        super().on_test_epoch_end(trainer, pl_module)
-        self.pixels.reset()
-        self.images = []
+            figures = self.pixels.compute()
+            self._log(trainer, _named(figures, bracket=self.pixels.bits is not None))
+            if trainer.is_global_zero and figures.region_scores.size and not trainer.barebones:
+                write_report(_folder_of_heat_maps(trainer, pl_module), images, figures)
+        self._log(trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
+        if trainer.is_global_zero:
+            for note in ground_truth_notes(images, distributed=trainer.world_size > 1):
+                logger.warning(note)
+        self._reset()
 
-    def _log(self, trainer: Trainer, figures: dict[str, float]) -> None:
-        """Log figures that are the same in every process."""
+    def _log(self, trainer: Trainer, figures: Mapping[str, float | Metric]) -> None:
+        """Log figures that are the same in every process, and metrics that bring their processes together."""
         for name, value in figures.items():
-            if trainer.barebones:  # logging is off, as in anomalib's evaluator
-                trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
+            if trainer.barebones:  # logging is off: set the values by hand, as anomalib's evaluator does
+                figure = value.compute() if isinstance(value, Metric) else torch.tensor(value)
+                trainer.callback_metrics[name] = trainer.logged_metrics[name] = figure
             else:
                 self.log(name, value, sync_dist=True)
 
@@ -169,25 +168,16 @@ class RawMapEvaluator(Evaluator):
         return [image for images in gathered for image in images]
 
     def _reset(self) -> None:
+        """Empty the store; Lightning resets the metrics that were logged."""
         self.pixels.reset()
         self.images = []
         self._raw.take()
-        for metric in self.test_metrics:
-            metric.reset()
 
 
-def _image_auroc(images: Sequence[ImageRecord]) -> float:
-    """AUROC of the labelled images, NaN with a warning if one class is missing."""
-    scores = np.array([image.score for image in images if image.label is not None], dtype=np.float32)
-    labels = np.array([image.label for image in images if image.label is not None], dtype=bool)
-    for image in images:
-        if math.isnan(image.score):
-            msg = f"The score of image {image.path} is NaN or missing, so images cannot be ranked; check the model."
-            raise ValueError(msg)
-    if not labels.any() or labels.all():
-        rank_zero_warn("The test set lacks normal or anomalous images, so image_AUROC is undefined (NaN).", UserWarning)
-    positives = np.sort(scores[labels])
-    return auroc(count_at(np.unique(positives), positives, ExactNegatives([scores[~labels]])))
+def _folder_of_heat_maps(trainer: Trainer, pl_module: LightningModule) -> Path:
+    """Where anomalib's visualizer writes, or would write."""
+    visualizer: Any = getattr(pl_module, "visualizer", None)
+    return Path(getattr(visualizer, "output_dir", None) or Path(trainer.default_root_dir) / "images")
 
 
 def _named(figures: PixelFigures, *, bracket: bool) -> dict[str, float]:

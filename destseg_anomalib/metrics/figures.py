@@ -3,6 +3,8 @@
 
 """All pixel figures of a test set from one pass over its scores."""
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,17 +13,20 @@ from torchmetrics.utilities import rank_zero_warn
 
 from destseg_anomalib.metrics.curves import (
     InstanceCurve,
+    ThresholdCounts,
     auroc,
     average_precision,
     best_f1,
-    count_at,
     instance_curve,
+    instance_precision,
     per_region_overlap,
 )
-from destseg_anomalib.metrics.instances import region_scores
+from destseg_anomalib.metrics.instances import Regions, region_scores
 from destseg_anomalib.metrics.negatives import Negatives
 from destseg_anomalib.metrics.ordering import from_ordered, to_ordered
 from destseg_anomalib.metrics.store import PixelStore
+
+BLOCK = 1 << 19  # positives counted at a time, so that no array of counts is as long as the set
 
 
 class PixelFigures(NamedTuple):
@@ -33,7 +38,8 @@ class PixelFigures(NamedTuple):
         per_region_overlap: Normalised area under the per-region overlap up to a false positive rate of 0.3.
         best_f1: Highest F1 score over all thresholds.
         curve: Pixel precision over instance recall, from which IAP and IAP@k follow.
-        region_scores: Float32 ``(R,)``, one per region, in the order of the images.
+        regions: The regions, in the order of the images.
+        region_scores: Float32 ``(R,)``, one per region, in the same order.
     """
 
     auroc: float
@@ -41,66 +47,63 @@ class PixelFigures(NamedTuple):
     per_region_overlap: float
     best_f1: float
     curve: InstanceCurve
+    regions: Regions
     region_scores: NDArray[np.float32]
 
 
-def pixel_figures(
-    positives: NDArray[np.float32], areas: NDArray[np.int64], negatives: Negatives, overlap: float = 0.5
-) -> PixelFigures:
+def pixel_figures(regions: Regions, negatives: Negatives, overlap: float = 0.5) -> PixelFigures:
     """Compute every pixel figure from one sort of the positives and one of the negatives.
 
     Args:
-        positives: Float32 ``(P,)``, region after region, ascending within each.
-        areas: Int64 ``(R,)``, pixels per region.
+        regions: The regions.
         negatives: The background.
         overlap: Fraction of a region that must be exceeded for it to count as found.
 
     Returns:
         The figures; with a warning if there is no region or no background.
     """
-    if not areas.size:
+    scores = region_scores(regions, overlap)
+    ascending = np.sort(scores)
+    precision = np.empty((3, scores.size))
+    sums, highest_f1 = np.zeros(3), math.nan
+    for counts, weights in _blocks(regions, negatives):
+        sums += auroc(counts), average_precision(counts), per_region_overlap(counts, weights)
+        highest_f1 = float(np.fmax(highest_f1, best_f1(counts)))
+        # A region's score is the score of one of its pixels, so each is met in the block that holds it.
+        first = ascending.searchsorted(counts.thresholds[0], "left")
+        last = ascending.searchsorted(counts.thresholds[-1], "right")
+        here = counts.thresholds.searchsorted(ascending[first:last])
+        precision[:, first:last] = instance_precision(counts)[:, here]
+    if not scores.size:
         rank_zero_warn("The ground truth holds no region, so all pixel figures are undefined (NaN).", UserWarning)
+        sums[:] = math.nan
     elif not negatives.total:
         rank_zero_warn("The ground truth holds no background, so pixel AUROC and PRO are undefined (NaN).", UserWarning)
-    ascending, distinct, share = rank_positives(positives, areas)
-    scores = region_scores(positives, areas, overlap)
-    counts = count_at(distinct, ascending, negatives)
     return PixelFigures(
-        auroc=auroc(counts),
-        average_precision=average_precision(counts),
-        per_region_overlap=per_region_overlap(counts, share),
-        best_f1=best_f1(counts),
-        curve=instance_curve(scores, counts),
+        auroc=float(sums[0]),
+        average_precision=float(sums[1]),
+        per_region_overlap=float(sums[2]),
+        best_f1=highest_f1,
+        curve=instance_curve(ascending, precision),
+        regions=regions,
         region_scores=scores,
     )
 
 
-def rank_positives(
-    positives: NDArray[np.float32], areas: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
-    """Order the positives by score and share out the mean region overlap among the scores.
-
-    Args:
-        positives: Float32 ``(P,)``, region after region.
-        areas: Int64 ``(R,)``, pixels per region.
-
-    Returns:
-        All scores ascending, float32 ``(P,)``; the distinct ones, float32 ``(U,)``; and what the pixels of each
-        distinct score add to the mean overlap of the regions, float64 ``(U,)``, which sums to 1.
-
-    Example:
-        >>> import numpy as np
-        >>> rank_positives(np.array([3, 1, 3], dtype=np.float32), np.array([1, 2]))[2].tolist()
-        [0.25, 0.75]
-    """
+def _blocks(regions: Regions, negatives: Negatives) -> Iterator[tuple[ThresholdCounts, NDArray[np.float64]]]:
+    """Count at all positives in ascending order, block by block, with each one's share in the mean region overlap."""
     # Integers (score, region): a plain sort carries the region along.
-    keys = to_ordered(positives).astype(np.uint64) << np.uint64(32)
-    keys |= np.repeat(np.arange(areas.size, dtype=np.uint64), areas)
+    count = regions.areas.size
+    keys = np.repeat(np.arange(count, dtype=np.uint64), regions.areas)
+    keys |= to_ordered(regions.positives).astype(np.uint64) << np.uint64(32)
     keys.sort()
-    ascending = from_ordered((keys >> np.uint64(32)).astype(np.uint32))
-    first = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1])[: ascending.size])
-    share = (1 / (areas.size * areas))[keys & np.uint64(0xFFFFFFFF)] if areas.size else np.empty(0)
-    return ascending, ascending[first], np.add.reduceat(share, first) if first.size else share
+    for start in range(0, keys.size, BLOCK):
+        block = keys[start : start + BLOCK]
+        score_bits = block >> np.uint64(32)
+        tp = keys.size - keys.searchsorted(score_bits << np.uint64(32), "left").astype(np.int64)
+        weights = (1 / (regions.areas * count))[block & np.uint64(0xFFFFFFFF)]
+        thresholds = from_ordered(score_bits.astype(np.uint32))
+        yield ThresholdCounts(thresholds, tp, negatives.count(thresholds), keys.size, negatives.total), weights
 
 
 class PixelFiguresMetric(PixelStore):

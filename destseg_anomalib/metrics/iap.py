@@ -18,12 +18,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from anomalib.metrics import AnomalibMetric
-from numpy.typing import NDArray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torchmetrics.utilities import rank_zero_warn
 
-from destseg_anomalib.metrics.curves import InstanceCurve, count_at, instance_curve, mean_precision, precision_at
-from destseg_anomalib.metrics.instances import region_scores
+from destseg_anomalib.metrics.curves import (
+    InstanceCurve,
+    ThresholdCounts,
+    instance_curve,
+    instance_precision,
+    mean_precision,
+    precision_at,
+)
+from destseg_anomalib.metrics.instances import Regions, region_scores
 from destseg_anomalib.metrics.negatives import Negatives
+from destseg_anomalib.metrics.plotting import plot_instance_curve
 from destseg_anomalib.metrics.store import PixelStore
 
 
@@ -84,24 +93,24 @@ def precision_at_instance_recall(
     return _of_set(_IAPAtRecall(recall=recall, overlap=overlap), preds, target)
 
 
-def curve_of(
-    positives: NDArray[np.float32], areas: NDArray[np.int64], negatives: Negatives, overlap: float
-) -> InstanceCurve:
+def curve_of(regions: Regions, negatives: Negatives, overlap: float) -> InstanceCurve:
     """Precision over instance recall, counted at the region scores alone.
 
     Args:
-        positives: Float32 ``(P,)``, region after region, ascending within each.
-        areas: Int64 ``(R,)``, pixels per region.
+        regions: The regions.
         negatives: The background.
         overlap: Fraction of a region that must be exceeded for it to count as found.
 
     Returns:
         The curve; empty, with a warning, if there is no region.
     """
-    scores = region_scores(positives, areas, overlap)
+    scores = np.sort(region_scores(regions, overlap))
     if not scores.size:
         rank_zero_warn("The ground truth holds no region, so IAP and IAP@k are undefined (NaN).", UserWarning)
-    return instance_curve(scores, count_at(np.unique(scores), np.sort(positives), negatives))
+    positives = regions.positives.size
+    tp = positives - np.sort(regions.positives).searchsorted(scores, "left")
+    counts = ThresholdCounts(scores, tp, negatives.count(scores), positives, negatives.total)
+    return instance_curve(scores, instance_precision(counts))
 
 
 class _InstanceMetric(PixelStore):
@@ -109,6 +118,7 @@ class _InstanceMetric(PixelStore):
 
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
+    recall = 0.9
 
     def __init__(self, overlap: float = 0.5, bits: int | None = None, **kwargs: object) -> None:
         if not 0 <= overlap < 1:
@@ -118,9 +128,20 @@ class _InstanceMetric(PixelStore):
         self.overlap = overlap
         self.bracket = (float("nan"), float("nan"))
 
-    def curve(self) -> InstanceCurve:
-        """Precision over instance recall of everything seen so far."""
-        return curve_of(*self.collect(), self.overlap)
+    def plot(self, curve: InstanceCurve | None = None, ax: Axes | None = None) -> tuple[Figure | None, Axes]:
+        """Plot precision over instance recall, with IAP shaded and IAP@k marked.
+
+        Args:
+            curve: What to plot, by default the curve of everything seen so far.
+            ax: Axes to draw on, by default those of a new figure.
+
+        Returns:
+            The new figure, or ``None`` if ``ax`` was given, and the axes.
+        """
+        if curve is None:
+            with self.sync_context(should_sync=self._to_sync):
+                curve = curve_of(*self.collect(), self.overlap)
+        return plot_instance_curve(curve, self.recall, ax)
 
 
 class _IAP(_InstanceMetric):
@@ -128,7 +149,7 @@ class _IAP(_InstanceMetric):
 
     def compute(self) -> torch.Tensor:
         """Compute IAP; sets ``bracket``."""
-        curve = self.curve()
+        curve = curve_of(*self.collect(), self.overlap)
         self.bracket = mean_precision(curve.lower), mean_precision(curve.upper)
         return torch.tensor(mean_precision(curve.precision), dtype=torch.float64)
 
@@ -145,7 +166,7 @@ class _IAPAtRecall(_InstanceMetric):
 
     def compute(self) -> torch.Tensor:
         """Compute IAP@k; sets ``bracket``."""
-        curve = self.curve()
+        curve = curve_of(*self.collect(), self.overlap)
         self.bracket = precision_at(curve.lower, self.recall), precision_at(curve.upper, self.recall)
         return torch.tensor(precision_at(curve.precision, self.recall), dtype=torch.float64)
 

@@ -14,40 +14,41 @@ from numpy.typing import NDArray
 from destseg_anomalib.metrics.ordering import from_ordered, to_ordered
 
 
-class ImageScores(NamedTuple):
-    """The scores of one image, split by its ground truth.
+class Regions(NamedTuple):
+    """Ground-truth regions of one image or of a whole set.
 
     Attributes:
-        negatives: Float32 ``(n,)``, the background pixels in no particular order.
-        positives: Float32 ``(p,)``, region after region, ascending within each region.
-        areas: Int64 ``(R,)``, pixels per region, in the order of ``positives``; they sum to ``p``.
+        positives: Float32 ``(P,)``, the scores of their pixels, region after region, ascending within each region.
+        areas: Int64 ``(R,)``, pixels per region, in the order of ``positives``; they sum to P.
+        boxes: Int32 ``(R, 4)``, left, top, width and height of each region in pixels of its mask.
     """
 
-    negatives: NDArray[np.float32]
     positives: NDArray[np.float32]
     areas: NDArray[np.int64]
+    boxes: NDArray[np.int32]
 
 
-def label_regions(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32]]:
+def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Label the 8-connected regions of one mask.
 
     Args:
         mask: Boolean ``(H, W)``.
 
     Returns:
-        The number of regions R, and int32 labels ``(H, W)``: 0 is background, 1 to R the regions in raster order.
+        Int32 labels ``(H, W)``, 0 for background and 1 to R for the regions, and int32 ``(R, 5)``: left, top, width,
+        height and area of each region.
 
     Example:
         >>> import numpy as np
-        >>> count, labels = label_regions(np.eye(3, dtype=bool))  # touching corners are one region
-        >>> count
-        1
+        >>> labels, boxes = label_regions(np.eye(3, dtype=bool))  # touching corners are one region
+        >>> boxes.tolist()
+        [[0, 0, 3, 3, 3]]
     """
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    return count - 1, labels  # OpenCV counts the background, also where there is none
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    return labels, stats[1:]  # OpenCV's first row is the background, also where there is none
 
 
-def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> ImageScores:
+def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], Regions]:
     """Split one anomaly map into background scores and the scores of each region.
 
     Args:
@@ -55,41 +56,33 @@ def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> ImageSc
         mask: Boolean ground truth ``(H, W)``.
 
     Returns:
-        Copies of the scores, see :class:`ImageScores`.
+        Float32 ``(N,)``, a copy of the background pixels in no particular order, and the regions.
 
     Example:
         >>> import numpy as np
-        >>> scores = np.array([[0.9, 0.1, 0.4], [0.7, 0.2, 0.3]], dtype=np.float32)
+        >>> scores = np.array([[8, 1, 4], [6, 2, 3]], dtype=np.float32)
         >>> mask = np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)
-        >>> split = split_image(scores, mask)
-        >>> split.areas.tolist(), split.positives.round(1).tolist()
-        ([2, 1], [0.699999988079071, 0.8999999761581421, 0.4000000059604645])
+        >>> background, regions = split_image(scores, mask)
+        >>> background.tolist(), regions.positives.tolist(), regions.areas.tolist()
+        ([1.0, 2.0, 3.0], [6.0, 8.0, 4.0], [2, 1])
     """
     if not mask.any():
-        return ImageScores(scores.flatten(), np.empty(0, np.float32), np.empty(0, np.int64))
-    regions, labels = label_regions(mask)
-    inside = labels[mask]
+        return scores.flatten(), Regions(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.int32))
+    labels, boxes = label_regions(mask)
     # One sort of integers (region, score) groups the pixels by region and orders each region.
-    keys = (inside.astype(np.uint64) << np.uint64(32)) | to_ordered(scores[mask])
+    keys = (labels[mask].astype(np.uint64) << np.uint64(32)) | to_ordered(scores[mask])
     keys.sort()
-    return ImageScores(
-        negatives=scores[~mask],
-        positives=from_ordered(keys.astype(np.uint32)),
-        areas=np.bincount(inside, minlength=regions + 1)[1:].astype(np.int64),
-    )
+    return scores[~mask], Regions(from_ordered(keys.astype(np.uint32)), boxes[:, 4].astype(np.int64), boxes[:, :4])
 
 
-def region_scores(
-    positives: NDArray[np.float32], areas: NDArray[np.int64], overlap: float = 0.5
-) -> NDArray[np.float32]:
+def region_scores(regions: Regions, overlap: float = 0.5) -> NDArray[np.float32]:
     """Score each region by the highest threshold at which more than ``overlap`` of it is found.
 
     A region of n pixels scores the value at index ``min(floor(overlap * n), n - 1)`` of its pixels in descending order
     (DeSTSeg, arXiv 2211.11317, section 4.1, which has ``overlap = 0.5``).
 
     Args:
-        positives: Float32 ``(p,)``, region after region, ascending within each region.
-        areas: Int64 ``(R,)``, pixels per region.
+        regions: The regions, R of them.
         overlap: Fraction of a region that must be exceeded, in [0, 1).
 
     Returns:
@@ -97,12 +90,14 @@ def region_scores(
 
     Example:
         >>> import numpy as np
-        >>> region_scores(np.array([1, 2, 3, 8, 9], dtype=np.float32), np.array([3, 2])).tolist()
+        >>> scores = np.array([[1, 2, 3, 0, 8, 9]], dtype=np.float32)
+        >>> _, regions = split_image(scores, scores > 0)
+        >>> region_scores(regions).tolist()
         [2.0, 8.0]
     """
     # The small term keeps the product of a decimal fraction and n from falling just below the whole number it means.
-    from_top = np.minimum(np.floor(areas * overlap + 1e-9).astype(np.int64), areas - 1)
-    return positives[np.cumsum(areas) - 1 - from_top]
+    from_top = np.minimum(np.floor(regions.areas * overlap + 1e-9).astype(np.int64), regions.areas - 1)
+    return regions.positives[np.cumsum(regions.areas) - 1 - from_top]
 
 
 def to_arrays(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-GROUP = 1 << 22  # pixels sorted at a time: large enough for few searches, small beside the store
+GROUP = 1 << 20  # pixels sorted at a time: many enough for few searches, small beside the store
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
 
@@ -71,13 +71,13 @@ class ExactNegatives:
         """Count the negatives at each threshold.
 
         Args:
-            thresholds: Float32 ``(U,)``, ascending.
+            thresholds: Float32 ``(U,)``, ascending, repeated or not.
 
         Returns:
             The counts, all int64.
         """
         counts = np.zeros((2, thresholds.size), dtype=np.int64)  # rows: at least, above
-        if thresholds.size:
+        if thresholds.size and self.chunks:
             lock = Lock()
             with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:
                 list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), self._groups()))
@@ -99,22 +99,25 @@ class ExactNegatives:
 def _add_counts(
     group: list[NDArray[np.float32]], thresholds: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock
 ) -> None:
-    """Sort one group and add its share to the counts. NumPy sorts and searches without the GIL."""
-    # What lies below every threshold is counted nowhere, and is most of the background.
-    reaching = np.concatenate([chunk[chunk >= thresholds[0]] for chunk in group] or [np.empty(0, np.float32)])
-    reaching.sort()
+    """Add one group's share to the counts. NumPy compares, sorts and searches without the GIL."""
+    lowest, highest = thresholds[0], thresholds[-1]
+    # Order matters only between the thresholds; what lies above them is a number, what lies below counts nowhere.
+    beyond = sum(int(np.count_nonzero(chunk > highest)) for chunk in group)
+    between = np.concatenate([chunk[(chunk >= lowest) & (chunk <= highest)] for chunk in group])
+    between.sort()
     for start in range(0, thresholds.size, BLOCK):
         block = thresholds[start : start + BLOCK]
-        first = int(reaching.searchsorted(block[0], "left"))
-        stretch = reaching[first : int(reaching.searchsorted(block[-1], "right"))]
+        first = int(between.searchsorted(block[0], "left"))
+        stretch = between[first : int(between.searchsorted(block[-1], "right"))]
         left = stretch.searchsorted(block, "left")
         right = left.copy()
         if stretch.size:
             tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
             right[tied] = stretch.searchsorted(block[tied], "right")
+        reaching = beyond + between.size - first
         with lock:
-            counts[0, start : start + BLOCK] += reaching.size - first - left
-            counts[1, start : start + BLOCK] += reaching.size - first - right
+            counts[0, start : start + BLOCK] += reaching - left
+            counts[1, start : start + BLOCK] += reaching - right
 
 
 class BinnedNegatives:
@@ -140,7 +143,7 @@ class BinnedNegatives:
         """Count the negatives at each threshold.
 
         Args:
-            thresholds: Float32 ``(U,)``, ascending.
+            thresholds: Float32 ``(U,)``, ascending, repeated or not.
 
         Returns:
             The counts; ``at_least`` takes the pixels of a bin as evenly spread.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from destseg_anomalib.metrics.instances import split_image, to_arrays
+from destseg_anomalib.metrics.instances import Regions, split_image, to_arrays
 from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, bin_scores
 
 
@@ -39,6 +39,7 @@ class PixelStore(Metric):
     negatives: list[torch.Tensor]
     positives: list[torch.Tensor]
     areas: list[torch.Tensor]
+    boxes: list[torch.Tensor]
     histogram: torch.Tensor
 
     def __init__(self, bits: int | None = None, **kwargs: object) -> None:
@@ -50,6 +51,7 @@ class PixelStore(Metric):
         self.add_state("negatives", [], dist_reduce_fx="cat")
         self.add_state("positives", [], dist_reduce_fx="cat")
         self.add_state("areas", [], dist_reduce_fx="cat")
+        self.add_state("boxes", [], dist_reduce_fx="cat")
         if bits is not None:
             self.add_state("histogram", torch.zeros(1 << bits, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -65,25 +67,29 @@ class PixelStore(Metric):
             ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
         """
         for scores, mask in zip(*to_arrays(preds, target, names), strict=True):
-            image = split_image(scores, mask)
+            background, regions = split_image(scores, mask)
             if self.bits is None:
-                self.negatives.append(torch.from_numpy(image.negatives))
+                self.negatives.append(torch.from_numpy(background))
             else:
-                self.histogram += torch.from_numpy(bin_scores(image.negatives, self.bits)).to(self.histogram.device)
-            self.positives.append(torch.from_numpy(image.positives))
-            self.areas.append(torch.from_numpy(image.areas))
+                self.histogram += torch.from_numpy(bin_scores(background, self.bits)).to(self.histogram.device)
+            self.positives.append(torch.from_numpy(regions.positives))
+            self.areas.append(torch.from_numpy(regions.areas))
+            self.boxes.append(torch.from_numpy(regions.boxes))
 
-    def collect(self) -> tuple[NDArray[np.float32], NDArray[np.int64], Negatives]:
+    def collect(self) -> tuple[Regions, Negatives]:
         """Bring together what a figure needs, over all processes while synchronised.
 
         Returns:
-            Positives ``(P,)`` region after region, ascending within each; areas ``(R,)``; and the background.
+            The regions, image after image, and the background.
         """
-        positives = self._gather(self.positives, torch.float32)
-        areas = self._gather(self.areas, torch.int64)
+        regions = Regions(
+            positives=self._gather(self.positives, torch.empty(0)),
+            areas=self._gather(self.areas, torch.empty(0, dtype=torch.int64)),
+            boxes=self._gather(self.boxes, torch.empty(0, 4, dtype=torch.int32)),
+        )
         if self.bits is None:
-            return positives, areas, ExactNegatives([chunk.cpu().numpy() for chunk in self.negatives], self._sum)
-        return positives, areas, BinnedNegatives(self._sum(self.histogram.cpu().numpy()))
+            return regions, ExactNegatives([chunk.cpu().numpy() for chunk in self.negatives], self._sum)
+        return regions, BinnedNegatives(self._sum(self.histogram.cpu().numpy()))
 
     def sync(
         self,
@@ -112,9 +118,9 @@ class PixelStore(Metric):
         """
         self._is_synced = self._is_synced and not should_unsync
 
-    def _gather(self, chunks: list[torch.Tensor], dtype: torch.dtype) -> NDArray[Any]:
+    def _gather(self, chunks: list[torch.Tensor], empty: torch.Tensor) -> NDArray[Any]:
         """Concatenate chunks over images and, while synchronised, over processes in the order of their ranks."""
-        joined = torch.cat([chunk.cpu() for chunk in chunks]) if chunks else torch.empty(0, dtype=dtype)
+        joined = torch.cat([empty, *(chunk.cpu() for chunk in chunks)])
         if self._is_synced:
             parts = gather_all_tensors(joined.to(self.device), self.process_group)
             joined = torch.cat([part.cpu() for part in parts])

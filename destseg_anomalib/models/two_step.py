@@ -8,19 +8,18 @@ of the other phase have no gradient, and SGD leaves such parameters, their momen
 """
 
 import logging
-from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Batch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.optim import SGD
+from torch.utils.data import DataLoader
 
-from destseg_anomalib.data.training import training_loader
+from destseg_anomalib.data.training import StepSampler, training_images, training_loader
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
 
 logger = logging.getLogger(__name__)
@@ -40,8 +39,12 @@ class TwoStepTraining:
     reference_batch: ClassVar[int]
     """Batch size that the published student learning rate belongs to."""
 
+    architecture: ClassVar[tuple[str, ...]]
+    """Hyper-parameters that a checkpoint must share with the model that loads it."""
+
     model: Any
     trainer: Trainer
+    _trainer: Trainer | None
     hparams: Any
     generator: AnomalyGenerator
     _teacher_ready: bool = False
@@ -71,6 +74,7 @@ class TwoStepTraining:
             "check_val_every_n_epoch": None,
             "val_check_interval": self.total_steps,
             "num_sanity_val_steps": 0,
+            "reload_dataloaders_every_n_epochs": 1,
         }
 
     @property
@@ -106,27 +110,65 @@ class TwoStepTraining:
             rotation=self._rotation(datamodule),
         )
         if isinstance(datamodule, AnomalibDataModule):
-            datamodule.train_dataloader = partial(
-                training_loader,
-                datamodule,
-                batches=self.total_steps * self.trainer.accumulate_grad_batches,
+            self._serve_phases(datamodule)
+
+    def _serve_phases(self, datamodule: AnomalibDataModule) -> None:
+        """Make each phase one epoch, whose loader has exactly the batches of the phase.
+
+        Progress bars, logged losses and loader workers then start anew with the phase, and not with every pass through
+        a few hundred images.
+        """
+        images = training_images(datamodule, devices=self.trainer.world_size, cache=self.hparams.cache_images)
+
+        def loader() -> DataLoader[torch.Tensor]:
+            student_phase = self.trainer.global_step < self.hparams.student_steps
+            steps = self.hparams.student_steps if student_phase else self.hparams.segmentation_steps
+            sampler = StepSampler(
+                images,
+                batch_size=datamodule.train_batch_size,
+                batches=steps * self.trainer.accumulate_grad_batches,
                 num_replicas=self.trainer.world_size,
                 rank=self.trainer.global_rank,
-                seed=self._seed,
-                cache_images=self.hparams.cache_images,
+                seed=self._seed + (not student_phase),
             )
+            return training_loader(images, sampler, datamodule.num_workers)
+
+        datamodule.train_dataloader = loader
+        if self.trainer.limit_train_batches == 1.0:
+            self.trainer.fit_loop.max_epochs = 1 if self.model.segmentation is None else 2
 
     def teardown(self, stage: str) -> None:
         """Give the data module its own training loader back."""
         super().teardown(stage)  # type: ignore[misc]
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and datamodule is not None:
-            vars(datamodule).pop("train_dataloader", None)
+        if stage == "fit" and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            vars(self.trainer.datamodule).pop("train_dataloader", None)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note that the teacher's weights come with the checkpoint and need not be fetched."""
+        """Take the checkpoint's transform, also into the data sets, and need no weights of the teacher any more.
+
+        Raises:
+            ValueError: If the checkpoint is of another model or architecture.
+        """
+        self._check_architecture(checkpoint.get("hyper_parameters", {}))
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         self._teacher_ready = True
+        datamodule = getattr(self._trainer, "datamodule", None)
+        if isinstance(datamodule, AnomalibDataModule):
+            # Its data sets were given the transform that the model had before the checkpoint was read.
+            datamodule.setup(self.trainer.state.fn)
+
+    def _check_architecture(self, stored: dict[str, Any]) -> None:
+        model = type(self).__name__
+        for name in self.architecture:
+            if name not in stored:
+                msg = f"The checkpoint is not one of {model}, which would have stored {name!r}: choose its own model."
+                raise ValueError(msg)
+            if stored[name] != self.hparams[name]:
+                msg = (
+                    f"The checkpoint was trained with {name}={stored[name]!r}, but {model} was built with "
+                    f"{name}={self.hparams[name]!r}: pass --model.{name} {stored[name]}."
+                )
+                raise ValueError(msg)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Synthesise anomalies on the batch and train the network whose phase it is.

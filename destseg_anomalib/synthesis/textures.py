@@ -6,7 +6,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,11 +110,15 @@ def _decoded(paths: list[Path], size: tuple[int, int]) -> torch.Tensor:
     if not cache.is_file():
         logger.info("Decoding %d textures at %dx%d pixels into %s.", len(paths), *size, cache)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as part:
-            np.lib.format.write_array_header_2_0(part, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for texture in _read_all(paths, size):
-                part.write(texture.tobytes())
-        os.replace(part.name, cache)  # noqa: PTH105  atomic: another process sees the whole file or none
+        part = cache.with_name(f"{key}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                for texture in _read_all(paths, size):
+                    file.write(texture.tobytes())
+            part.replace(cache)  # atomic: another process sees the whole file or none
+        finally:
+            part.unlink(missing_ok=True)
     # Copy-on-write, since torch has no read-only tensors; nothing is ever written.
     return torch.from_numpy(np.load(cache, mmap_mode="c"))
 

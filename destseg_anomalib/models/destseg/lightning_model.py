@@ -68,6 +68,7 @@ class DeSTSeg(TwoStepTraining, AnomalibModule):
     """
 
     reference_batch: ClassVar[int] = 32
+    architecture: ClassVar[tuple[str, ...]] = ("backbone", "encoder_decoder", "segmentation", "segmentation_input")
 
     def __init__(
         self,

@@ -95,6 +95,9 @@ class DeSTSegModel(nn.Module):
         ValueError: If the backbone does not suit, see `Teacher`, or `segmentation_input` is none of the three.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         backbone: str = "resnet18.tv_in1k",
@@ -117,9 +120,7 @@ class DeSTSegModel(nn.Module):
         if pre_trained:
             self.teacher.load_pretrained(backbone_weights)
         channels = self.teacher.channels
-        self.student = Student(
-            ResidualBlock, channels, signed=self.teacher.signed, encoder_decoder=encoder_decoder
-        )
+        self.student = Student(ResidualBlock, channels, signed=self.teacher.signed, encoder_decoder=encoder_decoder)
         zero_init_last_norm(self.student.encoder)
         widths = {"product": sum(channels), "concat": 2 * sum(channels), "cosine": len(channels)}
         if segmentation_input not in widths:
@@ -186,9 +187,7 @@ class DeSTSegModel(nn.Module):
         student = self.student(self.normalize(corrupted if self.denoising else clean))
         return cosine_loss(teacher, student)
 
-    def segmentation_losses(
-        self, corrupted: torch.Tensor, mask: torch.Tensor, gamma: float
-    ) -> dict[str, torch.Tensor]:
+    def segmentation_losses(self, corrupted: torch.Tensor, mask: torch.Tensor, gamma: float) -> dict[str, torch.Tensor]:
         """Phase 2: how well the segmentation network finds the synthetic anomalies (Eq. 5 to 7).
 
         Args:

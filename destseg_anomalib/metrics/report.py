@@ -1,0 +1,76 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Files that show which defects a model finds and which it misses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from destseg_anomalib.metrics.curves import InstanceCurve, index_at_recall
+from destseg_anomalib.metrics.figures import PixelFigures
+from destseg_anomalib.metrics.images import ImageRecord
+from destseg_anomalib.metrics.plotting import plot_instance_curve
+
+
+def instance_table(images: Sequence[ImageRecord], figures: PixelFigures, recall: float = 0.9) -> pd.DataFrame:
+    """List every ground-truth region with its score.
+
+    Args:
+        images: The test images, in the order in which they were evaluated.
+        figures: Their figures, with at least one region.
+        recall: Instance recall at which regions count as found or not.
+
+    Returns:
+        One row a region: ``image`` (path), ``region`` (number in its image), ``left``, ``top``, ``width``, ``height``
+        and ``area`` in pixels of the evaluated mask, ``score`` (raw) and ``found`` (whether the score reaches the
+        threshold of IAP@k).
+    """
+    per_image = [image.regions or 0 for image in images]
+    table = pd.DataFrame(figures.regions.boxes, columns=["left", "top", "width", "height"])
+    table.insert(0, "image", np.repeat([image.path for image in images], per_image))
+    table.insert(1, "region", np.concatenate([np.arange(count) + 1 for count in per_image]))
+    threshold = figures.curve.scores[index_at_recall(len(table), recall)]
+    return table.assign(
+        area=figures.regions.areas, score=figures.region_scores, found=figures.region_scores >= threshold
+    )
+
+
+def curve_table(curve: InstanceCurve) -> pd.DataFrame:
+    """Tabulate pixel precision over instance recall.
+
+    Args:
+        curve: The curve, N regions.
+
+    Returns:
+        N rows: ``threshold``, ``instance_recall``, ``precision`` and its sure bounds ``lower`` and ``upper``.
+    """
+    regions = curve.scores.size
+    return pd.DataFrame(
+        {
+            "threshold": curve.scores,
+            "instance_recall": np.arange(regions, 0, -1) / regions,
+            "precision": curve.precision,
+            "lower": curve.lower,
+            "upper": curve.upper,
+        }
+    )
+
+
+def write_report(folder: Path, images: Sequence[ImageRecord], figures: PixelFigures) -> None:
+    """Write ``instances.csv``, ``iap_curve.csv`` and ``iap_curve.png``.
+
+    Args:
+        folder: Where to write; made if missing.
+        images: The test images.
+        figures: Their figures, with at least one region.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    instance_table(images, figures).to_csv(folder / "instances.csv", index=False)
+    curve_table(figures.curve).to_csv(folder / "iap_curve.csv", index=False)
+    picture = Figure(layout="constrained")  # not pyplot's: a test should not open windows or touch the user's figures
+    plot_instance_curve(figures.curve, ax=picture.add_subplot())
+    picture.savefig(folder / "iap_curve.png", dpi=150)

@@ -1,0 +1,52 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What several tests need: the shared data of the workshop, where it is there, and small images."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference numbers, real images and weights, which lies beside the repository where it was built."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of reference data is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def seeded_state(shared: Path):
+    """The functions that fill a model and make images alike here and in the official code."""
+    sys.path.insert(0, str(shared / "fixtures"))
+    import seeded_state
+
+    return seeded_state
+
+
+def make_part_folder(root: Path) -> Path:
+    """Write parts in MVTec AD's layout: 8 good training images, 3 good and 3 defective ones with masks."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train/good", 8), ("test/good", 3), ("test/hole", 3), ("ground_truth/hole", 3)):
+        folder = root / "parts" / split
+        folder.mkdir(parents=True)
+        for index in range(count):
+            image = rng.integers(90, 160, (80, 80, 3), dtype=np.uint8)
+            if "hole" in split:
+                background = np.zeros_like(image) if "ground_truth" in split else image
+                image = cv2.circle(background, (25 + 8 * index, 40), 9, (255, 255, 255), thickness=-1)
+            suffix = "_mask" if "ground_truth" in split else ""
+            cv2.imwrite(str(folder / f"{index:03d}{suffix}.png"), image)
+    return root / "parts"
+
+
+@pytest.fixture
+def part_folder(tmp_path: Path) -> Path:
+    """A folder of parts of the test's own."""
+    return make_part_folder(tmp_path)

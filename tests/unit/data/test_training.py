@@ -1,0 +1,107 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The training set is served in full batches, shuffled anew each pass, and read from disk once."""
+
+import pytest
+import torch
+from anomalib.data import Folder
+from torchvision.transforms.v2 import RandomHorizontalFlip
+
+from destseg_anomalib.data import training
+from destseg_anomalib.data.training import StepSampler, TrainingImages, training_images, training_loader
+from destseg_anomalib.transforms import RoundedBilinearResize
+
+
+def make_datamodule(folder, batch_size: int = 3, **kwargs) -> Folder:
+    datamodule = Folder(
+        "parts",
+        root=folder,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir="test/hole",
+        mask_dir="ground_truth/hole",
+        train_batch_size=batch_size,
+        num_workers=0,
+        **kwargs,
+    )
+    datamodule.setup()
+    datamodule.train_data.augmentations = RoundedBilinearResize((32, 32))
+    return datamodule
+
+
+def loader(datamodule: Folder, batches: int = 5, cache: bool = True):
+    images = training_images(datamodule, devices=1, cache=cache)
+    sampler = StepSampler(images, datamodule.train_batch_size, batches, num_replicas=1, rank=0, seed=0)
+    return training_loader(images, sampler, num_workers=0)
+
+
+def test_there_are_exactly_as_many_batches_as_asked_for_and_all_are_full(part_folder) -> None:
+    batches = [batch.image for batch in loader(make_datamodule(part_folder))]
+    assert [b.shape for b in batches] == [(3, 3, 32, 32)] * 5
+    assert all(b.dtype == torch.float32 and b.min() >= 0 and b.max() <= 1 for b in batches)
+
+
+def test_a_pass_has_every_image_at_most_once_and_passes_differ(part_folder) -> None:
+    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    order = list(StepSampler(images, batch_size=4, batches=4, num_replicas=1, rank=0, seed=1))
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
+    assert order[:8] != order[8:]
+
+
+def test_devices_share_each_batch_and_never_an_image(part_folder) -> None:
+    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    one = list(StepSampler(images, batch_size=4, batches=6, num_replicas=1, rank=0, seed=1))
+    two = [list(StepSampler(images, batch_size=2, batches=6, num_replicas=2, rank=r, seed=1)) for r in (0, 1)]
+    for step in range(6):
+        together = two[0][2 * step : 2 * step + 2] + two[1][2 * step : 2 * step + 2]
+        assert sorted(together) == sorted(one[4 * step : 4 * step + 4])
+
+
+def test_cached_and_uncached_images_are_equal_to_the_last_bit(part_folder) -> None:
+    datamodule = make_datamodule(part_folder)
+    cached, uncached = loader(datamodule), loader(datamodule, cache=False)
+    assert all(torch.equal(a.image, b.image) for a, b in zip(cached, uncached, strict=True))
+
+
+def test_cached_images_are_read_once(part_folder) -> None:
+    datamodule = make_datamodule(part_folder)
+    batches = loader(datamodule, batches=8)
+    first = list(batches)
+    for path in part_folder.rglob("train/good/*.png"):
+        path.unlink()
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first, batches, strict=True))
+
+
+def test_augmented_images_are_not_cached(part_folder, caplog) -> None:
+    datamodule = make_datamodule(part_folder, train_augmentations=RandomHorizontalFlip())
+    with caplog.at_level("INFO"):
+        assert not loader(datamodule).dataset.cache
+    assert "since augmentations change them" in caplog.text
+
+
+def test_a_set_that_would_not_fit_is_not_cached(part_folder, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(training, "CACHE_SHARE", 1e-12)
+    with caplog.at_level("INFO"):
+        assert not loader(make_datamodule(part_folder)).dataset.cache
+    assert "exceed a quarter of" in caplog.text
+
+
+def test_fewer_images_than_a_batch_are_refused(part_folder) -> None:
+    with pytest.raises(ValueError, match="has 8 images, fewer than one batch of 9 on each of 1 device"):
+        loader(make_datamodule(part_folder, batch_size=9))
+    with pytest.raises(ValueError, match="has 8 images, fewer than one batch of 5 on each of 2 device"):
+        training_images(make_datamodule(part_folder, batch_size=5), devices=2, cache=True)
+
+
+def test_batches_of_one_image_are_refused(part_folder) -> None:
+    with pytest.raises(ValueError, match="train_batch_size=1 cannot train"):
+        loader(make_datamodule(part_folder, batch_size=1))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_an_image_that_cannot_be_read_is_named(part_folder, content) -> None:
+    broken = part_folder / "train" / "good" / "003.png"
+    broken.write_bytes(broken.read_bytes()[:200] if content is None else content)
+    with pytest.raises(ValueError, match=r"training image .*003\.png cannot be read"):
+        list(loader(make_datamodule(part_folder), batches=9))

@@ -119,7 +119,7 @@ def training_images(datamodule: AnomalibDataModule, *, devices: int, cache: bool
         logger.info("Training images are read from disk at every step, since augmentations change them.")
     elif needed > CACHE_SHARE * free:
         logger.info(
-            "Training images are read from disk at every step: the %d MiB they need exceed a quarter of the %d MiB free.",
+            "Training images are read from disk at every step: their %d MiB exceed a quarter of the %d MiB free.",
             needed // 2**20,
             free // 2**20,
         )

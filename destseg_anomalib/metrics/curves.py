@@ -35,6 +35,18 @@ class ThresholdCounts(NamedTuple):
     positives: int
     negatives: int
 
+    def take(self, thresholds: NDArray[np.float32]) -> "ThresholdCounts":
+        """Pick some of the thresholds.
+
+        Args:
+            thresholds: Float32 ``(V,)``, each of them one of the thresholds.
+
+        Returns:
+            Their counts.
+        """
+        at = self.thresholds.searchsorted(thresholds)
+        return self._replace(thresholds=thresholds, tp=self.tp[at], fp=self.fp.take(at))
+
 
 def auroc(counts: ThresholdCounts) -> float:
     """Area under the receiver operating characteristic; a tie counts half.

@@ -95,6 +95,7 @@ class RawMapEvaluator(Evaluator):
         self.pixels = PixelFiguresMetric(bits=bits)
         self.images: list[ImageRecord] = []
         self._raw = _RawBatch()
+        self._mask_files: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the raw batch be seen before any other callback, the post-processor among them, acts on it."""
@@ -111,8 +112,15 @@ class RawMapEvaluator(Evaluator):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier test, also one that was interrupted."""
-        del trainer, pl_module
+        del pl_module
         self._reset()
+        # A batch that begins with a normal image knows no mask files, so ask the dataset.
+        loaders: Any = trainer.test_dataloaders
+        datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
+        tables = [dataset.samples for dataset in datasets if hasattr(dataset, "samples")]
+        self._mask_files = {
+            image: mask for table in tables for image, mask in zip(table["image_path"], table["mask_path"], strict=True)
+        }
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, batch: Batch, *args: int
@@ -121,19 +129,20 @@ class RawMapEvaluator(Evaluator):
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
         anomaly_map, pred_score = self._raw.take()
         size = batch.batch_size
-        first = len(self.images)
-        paths = batch.image_path or [f"{trainer.global_rank}-{first + index}" for index in range(size)]
+        paths = batch.image_path or [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(size)]
         labels = [None] * size if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
         if pred_score is None and anomaly_map is not None:
             pred_score = anomaly_map.flatten(1).amax(1)  # as anomalib's post-processor does
         scores = [math.nan] * size if pred_score is None else pred_score.flatten().tolist()
-        self.images += map(ImageRecord, paths, scores, labels)
+        images = list(map(ImageRecord, paths, scores, labels))
         if anomaly_map is not None and batch.gt_mask is not None:
-            masks = batch.gt_mask.bool().cpu()
+            masks = batch.gt_mask.bool().cpu().flatten(0, -3)
             self.pixels.update(anomaly_map, masks, names=paths)
-            mask_paths = batch.mask_path or [None] * size
-            for index, (mask, path) in enumerate(zip(masks.numpy(), mask_paths, strict=True), first):
-                self.images[index] = self.images[index].with_mask(mask, path, len(self.pixels.areas[index]))
+            images = [
+                image.with_mask(mask, self._mask_files.get(image.path), len(areas))
+                for image, mask, areas in zip(images, masks.numpy(), self.pixels.areas[-size:], strict=True)
+            ]
+        self.images += images
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log all figures, say what is odd about the ground truth, and write the instance report."""

@@ -26,7 +26,8 @@ from destseg_anomalib.metrics.negatives import Negatives
 from destseg_anomalib.metrics.ordering import from_ordered, to_ordered
 from destseg_anomalib.metrics.store import PixelStore
 
-BLOCK = 1 << 19  # positives counted at a time, so that no array of counts is as long as the set
+BLOCK = 1 << 15  # positives weighed at a time, so that the arrays of the formulas stay in the cache
+_REGION = np.uint64(0xFFFFFFFF)
 
 
 class PixelFigures(NamedTuple):
@@ -72,8 +73,7 @@ def pixel_figures(regions: Regions, negatives: Negatives, overlap: float = 0.5) 
         # A region's score is the score of one of its pixels, so each is met in the block that holds it.
         first = ascending.searchsorted(counts.thresholds[0], "left")
         last = ascending.searchsorted(counts.thresholds[-1], "right")
-        here = counts.thresholds.searchsorted(ascending[first:last])
-        precision[:, first:last] = instance_precision(counts)[:, here]
+        precision[:, first:last] = instance_precision(counts.take(ascending[first:last]))
     if not scores.size:
         rank_zero_warn("The ground truth holds no region, so all pixel figures are undefined (NaN).", UserWarning)
         sums[:] = math.nan
@@ -92,18 +92,26 @@ def pixel_figures(regions: Regions, negatives: Negatives, overlap: float = 0.5) 
 
 def _blocks(regions: Regions, negatives: Negatives) -> Iterator[tuple[ThresholdCounts, NDArray[np.float64]]]:
     """Count at all positives in ascending order, block by block, with each one's share in the mean region overlap."""
-    # Integers (score, region): a plain sort carries the region along.
-    count = regions.areas.size
-    keys = np.repeat(np.arange(count, dtype=np.uint64), regions.areas)
-    keys |= to_ordered(regions.positives).astype(np.uint64) << np.uint64(32)
+    # Integers (score, region): a plain sort carries the region along. In place, to hold few arrays of that length.
+    keys = to_ordered(regions.positives).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.repeat(np.arange(regions.areas.size, dtype=np.uint32), regions.areas)
     keys.sort()
-    for start in range(0, keys.size, BLOCK):
-        block = keys[start : start + BLOCK]
-        score_bits = block >> np.uint64(32)
-        tp = keys.size - keys.searchsorted(score_bits << np.uint64(32), "left").astype(np.int64)
-        weights = (1 / (regions.areas * count))[block & np.uint64(0xFFFFFFFF)]
-        thresholds = from_ordered(score_bits.astype(np.uint32))
-        yield ThresholdCounts(thresholds, tp, negatives.count(thresholds), keys.size, negatives.total), weights
+    shares = 1 / (regions.areas * regions.areas.size)
+    for start in range(0, keys.size, negatives.at_once):
+        counted = keys[start : start + negatives.at_once]
+        fp = negatives.count(_scores(counted))
+        for first in range(0, counted.size, BLOCK):
+            part = slice(first, first + BLOCK)
+            block = counted[part]
+            thresholds = _scores(block)
+            tp = keys.size - keys.searchsorted(block & ~_REGION, "left").astype(np.int64)
+            yield ThresholdCounts(thresholds, tp, fp.take(part), keys.size, negatives.total), shares[block & _REGION]
+
+
+def _scores(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Scores of keys (score, region)."""
+    return from_ordered((keys >> np.uint64(32)).astype(np.uint32))
 
 
 class PixelFiguresMetric(PixelStore):

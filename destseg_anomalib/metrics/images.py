@@ -48,7 +48,7 @@ class ImageRecord(NamedTuple):
         Returns:
             The record of an image with a mask.
         """
-        if not (self.label or regions) or not mask_path or not Path(mask_path).is_file():
+        if not (self.label or regions) or not isinstance(mask_path, str) or not Path(mask_path).is_file():
             return self._replace(regions=regions)
         lost, original = count_lost_regions(read_mask(mask_path, as_tensor=True).bool().numpy(), mask)
         return self._replace(regions=regions, lost=lost, original=original)

@@ -33,11 +33,21 @@ class NegativeCounts(NamedTuple):
     upper: NDArray[np.int64]
     above: NDArray[np.int64]
 
+    def take(self, at: slice | NDArray[np.int64]) -> "NegativeCounts":
+        """Pick the counts of some thresholds."""
+        return NegativeCounts(self.at_least[at], self.lower[at], self.upper[at], self.above[at])
+
 
 class Negatives(Protocol):
-    """The background pixels of a test set."""
+    """The background pixels of a test set.
+
+    Attributes:
+        total: How many there are.
+        at_once: How many thresholds are best counted in one call: each takes memory, each call takes time.
+    """
 
     total: int
+    at_once: int
 
     def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
         """Count the negatives at each of the ascending thresholds."""
@@ -57,6 +67,8 @@ class ExactNegatives:
         >>> counts.at_least.tolist(), counts.above.tolist()
         ([4, 3, 0], [3, 1, 0])
     """
+
+    at_once = 1 << 19  # a call reads all scores
 
     def __init__(
         self,
@@ -134,6 +146,8 @@ class BinnedNegatives:
         ([1, 1], [3, 1])
     """
 
+    at_once = 1 << 15  # a call reads its own bins only
+
     def __init__(self, histogram: NDArray[np.int64]) -> None:
         self.reaching = np.append(np.cumsum(histogram[::-1])[::-1], 0)
         self.total = int(self.reaching[0])
@@ -159,7 +173,7 @@ def bin_scores(scores: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
     """Count scores in bins of the top ``bits`` bits of their ordered integers.
 
     Args:
-        scores: Float32 array of any shape, without NaN.
+        scores: Float32 ``(n,)``, without NaN.
         bits: Number of bits, 10 to 24: one for the sign, 8 for the exponent, the rest for the mantissa.
 
     Returns:
@@ -170,5 +184,8 @@ def bin_scores(scores: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
         >>> bin_scores(np.array([0.1, 0.1, 7.0], dtype=np.float32), bits=18).max()
         np.int64(2)
     """
-    keys = to_ordered(scores.reshape(-1)) >> np.uint32(32 - bits)
-    return np.bincount(keys, minlength=1 << bits)
+    counts = np.zeros(1 << bits, dtype=np.int64)
+    for start in range(0, scores.size, GROUP):  # bincount copies its input to int64
+        keys = to_ordered(scores[start : start + GROUP]) >> np.uint32(32 - bits)
+        counts += np.bincount(keys, minlength=1 << bits)
+    return counts

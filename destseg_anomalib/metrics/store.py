@@ -66,15 +66,18 @@ class PixelStore(Metric):
         Raises:
             ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
         """
+        backgrounds = []
         for scores, mask in zip(*to_arrays(preds, target, names), strict=True):
             background, regions = split_image(scores, mask)
-            if self.bits is None:
-                self.negatives.append(torch.from_numpy(background))
-            else:
-                self.histogram += torch.from_numpy(bin_scores(background, self.bits)).to(self.histogram.device)
+            backgrounds.append(background)
             self.positives.append(torch.from_numpy(regions.positives))
             self.areas.append(torch.from_numpy(regions.areas))
             self.boxes.append(torch.from_numpy(regions.boxes))
+        if self.bits is None:
+            self.negatives += map(torch.from_numpy, backgrounds)
+        elif backgrounds:
+            counts = torch.from_numpy(bin_scores(np.concatenate(backgrounds), self.bits))
+            self.histogram += counts.to(self.histogram.device)
 
     def collect(self) -> tuple[Regions, Negatives]:
         """Bring together what a figure needs, over all processes while synchronised.

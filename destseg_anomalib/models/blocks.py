@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+ASPP_RATES = (6, 12, 18)  # dilations in pixels of a map at a quarter of the image's size
+
 conv3x3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
 
 BlockFactory = Callable[[int, int, int], nn.Module]
@@ -26,14 +28,25 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the first convolution and of the projection.
+        second: Makes what stands in place of the second convolution, from a number of channels.
+        fusion: Makes what stands in place of the sum, a module of (residual, identity), from a number of channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        second: Callable[[int], nn.Module] | None = None,
+        fusion: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, out_channels, stride=stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = conv3x3(out_channels, out_channels)
+        self.conv2 = second(out_channels) if second else conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.fusion = fusion(out_channels) if fusion else None
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -44,8 +57,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         out = functional.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return functional.relu(out + self.downsample(x))
+        out, identity = self.bn2(self.conv2(out)), self.downsample(x)
+        return functional.relu(self.fusion(out, identity) if self.fusion else out + identity)
 
 
 def stage(block: BlockFactory, in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -54,10 +67,12 @@ def stage(block: BlockFactory, in_channels: int, out_channels: int, stride: int 
 
 
 def init_kaiming(module: nn.Module) -> None:
-    """Draw convolutions from a Kaiming normal (fan out, ReLU) and set batch norms to the identity, in place."""
+    """Draw convolutions from a Kaiming normal (fan out, ReLU), with biases 0 and batch norms 1 and 0, in place."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -82,19 +97,17 @@ class AtrousSpatialPyramidPooling(nn.Module):
     no 1x1 branch. The pooled branch has one value an image and channel, so its batch norm cannot train on one image.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of each branch and of the output.
-        rates: Dilations of the three convolutions, in pixels of the input map.
+        channels: Channels of the input, of each branch and of the output.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, rates: tuple[int, int, int] = (6, 12, 18)) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pooled = ConvNormReLU(in_channels, out_channels, kernel_size=1)
-        self.dilated = nn.ModuleList(ConvNormReLU(in_channels, out_channels, 3, dilation=rate) for rate in rates)
-        self.fuse = ConvNormReLU(4 * out_channels, out_channels, kernel_size=3)
+        self.pooled = ConvNormReLU(channels, channels, kernel_size=1)
+        self.dilated = nn.ModuleList(ConvNormReLU(channels, channels, 3, dilation=rate) for rate in ASPP_RATES)
+        self.fuse = ConvNormReLU(4 * channels, channels, kernel_size=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        """Map (N, channels, H, W) to the same shape."""
         # A bilinear upsampling of one pixel is that pixel everywhere: expand says it without arithmetic.
         pooled = self.pooled(x.mean(dim=(-2, -1), keepdim=True)).expand(-1, -1, *x.shape[-2:])
         return self.fuse(torch.cat([pooled, *(branch(x) for branch in self.dilated)], dim=1))

@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Batch
+from anomalib.metrics import Evaluator
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.training import StepSampler, training_images, training_loader
+from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
+from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,23 @@ class TwoStepTraining:
             if self.hparams[name] < 1:
                 msg = f"{name}={self.hparams[name]} must be at least 1; segmentation=False trains the student alone."
                 raise ValueError(msg)
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Make the default pre-processor: the papers' resize; normalisation is the torch model's own.
+
+        Args:
+            image_size: Height and width in pixels; None for the paper's 256 x 256.
+
+        Returns:
+            Pre-processor whose transform anomalib also applies in its datasets, to masks at their original size.
+        """
+        return PreProcessor(transform=RoundedBilinearResize(image_size or (256, 256)))
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Make the default evaluator, which follows the papers' protocol."""
+        return RawMapEvaluator()
 
     @property
     def total_steps(self) -> int:

@@ -22,12 +22,11 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
-from destseg_anomalib.metrics import RawMapEvaluator
+from destseg_anomalib.models.student_teacher import SegmentationInput
 from destseg_anomalib.models.two_step import TwoStepTraining
 from destseg_anomalib.synthesis import Rotation
-from destseg_anomalib.transforms import RoundedBilinearResize
 
-from .torch_model import DeSTSegModel, SegmentationInput
+from .torch_model import DeSTSegModel
 
 
 class DeSTSeg(TwoStepTraining, AnomalibModule):
@@ -114,20 +113,3 @@ class DeSTSeg(TwoStepTraining, AnomalibModule):
             segmentation_input=segmentation_input,
             top_t=top_t,
         )
-
-    @classmethod
-    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Make the default pre-processor: the papers' resize; normalisation is the torch model's own.
-
-        Args:
-            image_size: Height and width in pixels; None for the paper's 256 x 256.
-
-        Returns:
-            Pre-processor whose transform anomalib also applies in its datasets, to masks at their original size.
-        """
-        return PreProcessor(transform=RoundedBilinearResize(image_size or (256, 256)))
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Make the default evaluator, which follows the papers' protocol."""
-        return RawMapEvaluator()

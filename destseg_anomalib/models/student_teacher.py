@@ -1,0 +1,235 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What DeSTSeg and PFADSeg share: a teacher, a student, and a network that reads where they disagree.
+
+Paper: Zhang et al., "DeSTSeg: Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023,
+arXiv 2211.11317, Sec. 3. Equations are the ones of that paper.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional
+
+from .blocks import BlockFactory, conv3x3, init_kaiming, stage
+from .losses import cosine_loss, focal_loss, l1_loss, loss_mask
+from .similarity import cosine_distance, l2_normalize
+from .student import Student
+from .teacher import Teacher
+
+SegmentationInput = Literal["product", "concat", "cosine"]
+
+SEGMENTATION_WIDTH = 256
+
+
+class SegmentationNetwork(nn.Module):
+    """Reads a map of similarities and says, pixel by pixel, how likely an anomaly is (Sec. 3.3).
+
+    Two residual blocks, a module that gathers context, and a 3x3 and a 1x1 convolution. The residual blocks and the
+    head learn at different rates, hence the two attributes.
+
+    Args:
+        in_channels: Channels of the similarity map.
+        block: Makes the residual blocks.
+        context: Makes the module of context, from a number of channels that it keeps.
+    """
+
+    def __init__(self, in_channels: int, block: BlockFactory, context: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        width = SEGMENTATION_WIDTH
+        self.residual = stage(block, in_channels, width)
+        init_kaiming(self.residual)
+        # The head keeps PyTorch's own initialisation, as in the official DeSTSeg code.
+        self.head = nn.Sequential(
+            context(width),
+            conv3x3(width, width),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 1, kernel_size=1),
+        )
+
+    def forward(self, similarity: torch.Tensor) -> torch.Tensor:
+        """Map similarities (N, in_channels, H, W) to logits (N, 1, H, W)."""
+        return self.head(self.residual(similarity))
+
+
+class StudentTeacherModel(nn.Module):
+    """Teacher, student and segmentation network, their losses, and the anomaly map they give.
+
+    Args:
+        teacher: Frozen teacher.
+        student: Student that gives maps of the teacher's shapes.
+        segmentation: Network that reads `segmentation_input`; None makes the map from the cosine distances alone.
+        denoising: Whether the student sees corrupted images in its training phase.
+        l1_loss: Whether the segmentation loss has its L1 term.
+        segmentation_input: What the segmentation network reads.
+        top_t: How many of the highest pixels the image score averages.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: Student,
+        segmentation: SegmentationNetwork | None,
+        *,
+        denoising: bool = True,
+        l1_loss: bool = True,
+        segmentation_input: SegmentationInput = "product",
+        top_t: int = 100,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.student = student
+        self.segmentation = segmentation
+        self.denoising = denoising
+        self.l1_loss = l1_loss
+        self.segmentation_input = segmentation_input
+        self.top_t = top_t
+        self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(teacher.std).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring images (N, 3, H, W) in [0, 1] to the statistics the teacher was trained with."""
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def features(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Run teacher and student once on the same images.
+
+        Args:
+            images: Images (N, 3, H, W), float, in [0, 1].
+
+        Returns:
+            L2-normalised float32 maps of the teacher and of the student at strides 4, 8 and 16.
+        """
+        normalized = self.normalize(images)
+        teacher = [l2_normalize(features) for features in self.teacher(normalized)]
+        student = [l2_normalize(features) for features in self.student(normalized)]
+        return teacher, student
+
+    def segment(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
+        """Run the segmentation network on normalised maps.
+
+        Args:
+            teacher: L2-normalised teacher maps, finest first.
+            student: L2-normalised student maps, finest first.
+
+        Returns:
+            Logits (N, 1, H / 4, W / 4).
+        """
+        if self.segmentation is None:
+            msg = "The model was built with segmentation=False and has no segmentation network."
+            raise RuntimeError(msg)
+        maps: list[torch.Tensor] = []
+        for t, s in zip(teacher, student, strict=True):
+            if self.segmentation_input == "product":
+                maps.append(-t * s)  # the official code's sign; the paper's Eq. 2 has plus ("Paper, code, here", 1)
+            elif self.segmentation_input == "concat":
+                maps.append(torch.cat([t, s], dim=1))
+            else:
+                maps.append(cosine_distance(t, s))
+        size = maps[0].shape[-2:]
+        return self.segmentation(torch.cat([_upsample(m, size) for m in maps], dim=1))
+
+    def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
+        """Phase 1: how far the student's view of corrupted images is from the teacher's of the clean ones (Eq. 4).
+
+        Args:
+            clean: Images (N, 3, H, W), float, in [0, 1].
+            corrupted: The same images with synthetic anomalies; not used with `denoising=False`.
+
+        Returns:
+            Scalar, summed over the images.
+        """
+        teacher = self.teacher(self.normalize(clean))
+        student = self.student(self.normalize(corrupted if self.denoising else clean))
+        return cosine_loss(teacher, student)
+
+    def segmentation_losses(self, corrupted: torch.Tensor, mask: torch.Tensor, gamma: float) -> dict[str, torch.Tensor]:
+        """Phase 2: how well the segmentation network finds the synthetic anomalies (Eq. 5 to 7).
+
+        Args:
+            corrupted: Images (N, 3, H, W), float, in [0, 1], with synthetic anomalies.
+            mask: Binary float32 mask (N, 1, H, W) of the anomalies.
+            gamma: Focusing exponent of the focal loss.
+
+        Returns:
+            The terms by name, `focal` and, unless switched off, `l1`: scalars, means over images and pixels.
+        """
+        with torch.no_grad():
+            teacher, student = self.features(corrupted)
+        logits = self.segment(teacher, student)
+        small = loss_mask(mask, logits.shape[-2:])
+        losses = {"focal": focal_loss(logits, small, gamma)}
+        if self.l1_loss:
+            losses["l1"] = l1_loss(logits, small)
+        return losses
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Find anomalies; every network runs once.
+
+        Args:
+            images: Images (N, 3, H, W), float, in [0, 1].
+
+        Returns:
+            `pred_score` (N,), the mean of the `top_t` highest pixels, and `anomaly_map` (N, 1, H, W), both float32 in
+            [0, 1] (without the segmentation network in [0, 8]).
+        """
+        teacher, student = self.features(images)
+        if self.segmentation is None:
+            small = distance_map(teacher, student)
+        else:
+            small = self.segment(teacher, student).float().sigmoid()
+        anomaly_map = _upsample(small, images.shape[-2:])
+        pixels = anomaly_map.flatten(start_dim=1)
+        top = pixels.topk(min(self.top_t, pixels.shape[1]), dim=1, sorted=False).values
+        return InferenceBatch(pred_score=top.mean(dim=1), anomaly_map=anomaly_map)
+
+
+def segmentation_channels(segmentation_input: str, channels: Sequence[int]) -> int:
+    """Count the channels that the segmentation network reads.
+
+    Args:
+        segmentation_input: `product`, `concat` or `cosine`.
+        channels: Channels of the teacher's maps.
+
+    Returns:
+        How many channels `StudentTeacherModel.segment` concatenates.
+
+    Raises:
+        ValueError: If the name is none of the three.
+
+    Example:
+        >>> segmentation_channels("concat", [64, 128, 256])
+        896
+    """
+    counts = {"product": sum(channels), "concat": 2 * sum(channels), "cosine": len(channels)}
+    if segmentation_input not in counts:
+        msg = f"segmentation_input={segmentation_input!r} is unknown: choose one of {', '.join(counts)}."
+        raise ValueError(msg)
+    return counts[segmentation_input]
+
+
+def distance_map(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
+    """Multiply the upsampled cosine distances of the levels: the map without a segmentation network (Table 4).
+
+    Args:
+        teacher: L2-normalised teacher maps, finest first.
+        student: L2-normalised student maps of the same shapes.
+
+    Returns:
+        Float32 map (N, 1, H / 4, W / 4) in [0, 2 ** levels].
+    """
+    distances = [cosine_distance(t, s) for t, s in zip(teacher, student, strict=True)]
+    return torch.stack([_upsample(d, distances[0].shape[-2:]) for d in distances]).prod(dim=0)
+
+
+def _upsample(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,46 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "benchmark_metrics.py"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    import benchmark_metrics
+
+    return benchmark_metrics
+
+
+def test_every_side_gives_the_same_figures(example, tmp_path: Path) -> None:
+    data = example.TestSet(tmp_path, 6, 64)
+    data.make()
+    results = {side: function(data) for side, function in example.SIDES.items()}
+    exact = results["our six"]
+    for side, figures in results.items():
+        for name, value in figures.items():
+            assert value == pytest.approx(exact[name], abs=2e-3 if "bits" in side else 1e-6), f"{side}: {name}"
+
+
+def test_a_measurement_gives_time_memory_and_figures(example, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    example.TestSet(tmp_path, 2, 64).make()
+    example.measure("our IAP", tmp_path, 2, 64)
+    result = json.loads(capsys.readouterr().out)
+    assert result["seconds"] > 0
+    assert result["bytes"] >= 0
+    assert result["figures"].keys() == {"IAP"}
+
+
+@pytest.mark.slow
+def test_the_script_prints_its_table() -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "--sets", "2x64"], check=True, capture_output=True, text=True, timeout=590
+    )
+    assert done.stdout.count("2x64") == 4

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from destseg_anomalib.data import DemoSurfaces
     from destseg_anomalib.metrics import IAP, IAPAtRecall, RawMapEvaluator
-    from destseg_anomalib.models import DeSTSeg
+    from destseg_anomalib.models import DeSTSeg, PFADSeg
     from destseg_anomalib.transforms import RoundedBilinearResize
 
     __version__: str
 
-__all__ = ["IAP", "DeSTSeg", "DemoSurfaces", "IAPAtRecall", "RawMapEvaluator", "RoundedBilinearResize"]
+__all__ = ["IAP", "DeSTSeg", "DemoSurfaces", "IAPAtRecall", "PFADSeg", "RawMapEvaluator", "RoundedBilinearResize"]
 
 _HOMES = {
     "DeSTSeg": "models",
     "DemoSurfaces": "data",
     "IAP": "metrics",
     "IAPAtRecall": "metrics",
+    "PFADSeg": "models",
     "RawMapEvaluator": "metrics",
     "RoundedBilinearResize": "transforms",
 }

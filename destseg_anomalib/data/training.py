@@ -145,7 +145,6 @@ def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: i
         sampler=sampler,
         num_workers=0 if images.cache else num_workers,  # a cache in a worker would be one cache a worker
         collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
     )
 
 

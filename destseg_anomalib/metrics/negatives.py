@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -89,33 +90,35 @@ class ExactNegatives:
             The counts, all int64.
         """
         counts = np.zeros((2, thresholds.size), dtype=np.int64)  # rows: at least, above
-        if thresholds.size and self.chunks:
-            lock = Lock()
-            with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:
-                list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), self._groups()))
+        if thresholds.size:
+            # Order matters only between the thresholds; what lies above them is a number, what lies below is nothing.
+            counts += sum(int(np.count_nonzero(chunk > thresholds[-1])) for chunk in self.chunks)
+            groups = self._between(thresholds[0], thresholds[-1])
+            lock, workers = Lock(), min(4, torch.get_num_threads())
+            with ThreadPoolExecutor(workers) as pool:
+                while some := list(islice(groups, workers)):  # not all at once, for they are copies
+                    list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), some))
         at_least, above = self.sum_processes(counts)
         return NegativeCounts(at_least, at_least, at_least, above)
 
-    def _groups(self) -> Iterator[list[NDArray[np.float32]]]:
-        """Gather stored chunks to groups worth a sort."""
+    def _between(self, lowest: np.float32, highest: np.float32) -> Iterator[list[NDArray[np.float32]]]:
+        """Copy the scores in a range, in groups worth a sort."""
         group: list[NDArray[np.float32]] = []
+        size = 0
         for chunk in self.chunks:
-            for part in np.split(chunk, range(GROUP, chunk.size, GROUP)):
-                if group and sum(c.size for c in group) + part.size > GROUP:
-                    yield group
-                    group = []
-                group.append(part)
+            group.append(chunk[(chunk >= lowest) & (chunk <= highest)])
+            size += group[-1].size
+            if size >= GROUP:
+                yield group
+                group, size = [], 0
         yield group
 
 
 def _add_counts(
     group: list[NDArray[np.float32]], thresholds: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock
 ) -> None:
-    """Add one group's share to the counts. NumPy compares, sorts and searches without the GIL."""
-    lowest, highest = thresholds[0], thresholds[-1]
-    # Order matters only between the thresholds; what lies above them is a number, what lies below counts nowhere.
-    beyond = sum(int(np.count_nonzero(chunk > highest)) for chunk in group)
-    between = np.concatenate([chunk[(chunk >= lowest) & (chunk <= highest)] for chunk in group])
+    """Add one group's share to the counts. NumPy sorts and searches without the GIL."""
+    between = np.concatenate([np.empty(0, np.float32), *group])
     between.sort()
     for start in range(0, thresholds.size, BLOCK):
         block = thresholds[start : start + BLOCK]
@@ -126,7 +129,7 @@ def _add_counts(
         if stretch.size:
             tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
             right[tied] = stretch.searchsorted(block[tied], "right")
-        reaching = beyond + between.size - first
+        reaching = between.size - first
         with lock:
             counts[0, start : start + BLOCK] += reaching - left
             counts[1, start : start + BLOCK] += reaching - right

@@ -6,8 +6,9 @@
 import anomalib.models
 
 from destseg_anomalib.models.destseg.lightning_model import DeSTSeg
+from destseg_anomalib.models.pfadseg.lightning_model import PFADSeg
 from destseg_anomalib.plugin import register
 
-__all__ = ["DeSTSeg"]
+__all__ = ["DeSTSeg", "PFADSeg"]
 
-register(anomalib.models, DeSTSeg)
+register(anomalib.models, DeSTSeg, PFADSeg)

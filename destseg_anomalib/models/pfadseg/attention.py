@@ -1,0 +1,141 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The attention modules of PFADSeg (arXiv 2501.12104, Sec. 3), and where the paper takes them from.
+
+The paper describes them briefly and in places inconsistently; the model card gives each reading and its reason.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from destseg_anomalib.models.blocks import conv3x3
+
+conv1x1 = partial(nn.Conv2d, kernel_size=1)
+
+
+class AttentionalFeatureFusion(nn.Module):
+    r"""Weighs two feature maps against each other instead of adding them (AFF: Dai et al., WACV 2021, Eq. 1 and 3).
+
+    With :math:`w = \sigma(L(x + y) + G(x + y))`, a local and a global channel attention of their own weights, the
+    result is :math:`2 w x + 2 (1 - w) y`. The factor 2 is that of the authors' code: at :math:`w = 1/2` the module is
+    the plain sum.
+
+    Args:
+        channels: Channels of both maps.
+        reduction: By how much the attention narrows them.
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.local_attention = self._attention(channels, channels // reduction)
+        self.global_attention = self._attention(channels, channels // reduction)
+
+    @staticmethod
+    def _attention(channels: int, narrow: int) -> nn.Sequential:
+        return nn.Sequential(
+            conv1x1(channels, narrow),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(),
+            conv1x1(narrow, channels),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, residual: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+        """Fuse two maps (N, channels, H, W); in training N is at least 2, for the batch norm of the pooled branch."""
+        total = residual + identity
+        pooled = total.mean(dim=(-2, -1), keepdim=True)
+        weight = (self.local_attention(total) + self.global_attention(pooled)).sigmoid()
+        return 2 * (weight * residual + (1 - weight) * identity)
+
+
+class SpatialPyramidRecalibration(nn.Module):
+    """Weight of every channel from its means over the image and over its quarters (SPR: MSPANet, Sec. 3.2).
+
+    Args:
+        channels: Channels of the map.
+        reduction: By how much the two linear layers narrow them.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        narrow = max(channels // reduction, 1)
+        self.weights = nn.Sequential(conv1x1(5 * channels, narrow), nn.ReLU(), conv1x1(narrow, channels), nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, channels, H, W) to weights (N, channels, 1, 1) in (0, 1)."""
+        whole = x.mean(dim=(-2, -1))
+        height, width = x.shape[-2:]
+        if height % 2 == 0 and width % 2 == 0:
+            quarters = functional.avg_pool2d(x, (height // 2, width // 2))  # deterministic on GPUs
+        else:
+            quarters = functional.adaptive_avg_pool2d(x, 2)
+        return self.weights(torch.cat([whole, quarters.flatten(start_dim=1)], dim=1)[..., None, None])
+
+
+class ParallelConvolutionalAttentionRecalibration(nn.Module):
+    r"""Three parallel 3x3 convolutions whose channels compete for weight (PCAR: PFADSeg, Sec. 3.2, Eq. 5 to 9).
+
+    :math:`F_i = K_i * F`, :math:`a_i = \mathrm{SPR}(F_i)` with one SPR for all,
+    :math:`w = \mathrm{softmax}_i(a_i)` per channel, :math:`Y = \sum_i w_i F_i`. Since the sigmoid bounds
+    :math:`a_i`, every weight lies in (0.1554, 0.5761).
+
+    Args:
+        channels: Channels of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(conv3x3(channels, channels) for _ in range(3))
+        self.recalibration = SpatialPyramidRecalibration(channels)
+
+    def branch_weights(self, branches: torch.Tensor) -> torch.Tensor:
+        """Weigh the branches (3, N, channels, H, W) as (3, N, channels, 1, 1), which sum to 1 over the first axis."""
+        return torch.stack([self.recalibration(branch) for branch in branches]).softmax(dim=0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        branches = torch.stack([branch(x) for branch in self.branches])
+        return (self.branch_weights(branches) * branches).sum(dim=0)
+
+
+class RectangularSelfCalibration(nn.Module):
+    r"""Context along rows and columns (RCM: CGRSeg, ECCV 2024, Sec. 3.2).
+
+    With :math:`g` the sum of the means over rows and over columns, strip convolutions give the attention
+    :math:`A = \sigma(\mathrm{DW}_{k \times 1}(\mathrm{ReLU}(\mathrm{BN}(\mathrm{DW}_{1 \times k}(g)))))`, and the
+    result is :math:`x + \gamma\,\mathrm{MLP}(\mathrm{BN}(A \cdot \mathrm{DW}_{3 \times 3}(x)))`.
+
+    Args:
+        channels: Channels of input and output.
+        layer_scale: Start value of :math:`\gamma`. CGRSeg's 1e-6 suits its AdamW; under the SGD of PFADSeg the module
+            would not leave the identity within the training.
+        kernel_size: Length of the strips, odd.
+    """
+
+    def __init__(self, channels: int, layer_scale: float = 1.0, kernel_size: int = 11) -> None:
+        super().__init__()
+        depthwise = partial(nn.Conv2d, channels, channels, groups=channels)
+        half = kernel_size // 2
+        self.local = depthwise(kernel_size=3, padding=1)
+        self.strips = nn.Sequential(
+            depthwise(kernel_size=(1, kernel_size), padding=(0, half)),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            depthwise(kernel_size=(kernel_size, 1), padding=(half, 0)),
+            nn.Sigmoid(),
+        )
+        self.norm = nn.BatchNorm2d(channels)
+        self.mlp = nn.Sequential(conv1x1(channels, 2 * channels), nn.GELU(), conv1x1(2 * channels, channels))
+        self.gamma = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, channels, H, W) to weights of the same shape in (0, 1)."""
+        return self.strips(x.mean(dim=-1, keepdim=True) + x.mean(dim=-2, keepdim=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return x + self.gamma * self.mlp(self.norm(self.attention(x) * self.local(x)))

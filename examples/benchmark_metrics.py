@@ -25,7 +25,6 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Max
 
@@ -210,13 +209,15 @@ def main() -> None:
         return
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}"
+        f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
+        f"load before the start {os.getloadavg()[0]:.1f}\n"
     )
     rows = []
     for images, size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             rows += compare(images, size, Path(folder))
-    print(pd.DataFrame(rows).to_string(index=False))
+    for cells in (rows[0].keys(), ["---"] * len(rows[0]), *(line.values() for line in rows)):
+        print("|", " | ".join(map(str, cells)), "|")
 
 
 if __name__ == "__main__":

@@ -68,9 +68,12 @@ def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[N
     """
     if not mask.any():
         return scores.flatten(), Regions(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.int32))
-    labels, boxes = label_regions(mask)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    crop = np.ascontiguousarray(mask[top : top + height, left : left + width])  # most masks are mostly empty
+    labels, boxes = label_regions(crop)
+    boxes[:, :2] += left, top
     # One sort of integers (region, score) groups the pixels by region and orders each region.
-    keys = (labels[mask].astype(np.uint64) << np.uint64(32)) | to_ordered(scores[mask])
+    keys = (labels[crop].astype(np.uint64) << np.uint64(32)) | to_ordered(scores[mask])
     keys.sort()
     return scores[~mask], Regions(from_ordered(keys.astype(np.uint32)), boxes[:, 4].astype(np.int64), boxes[:, :4])
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from destseg_anomalib.metrics.ordering import to_ordered
 
 GROUP = 1 << 20  # pixels sorted at a time: many enough for few searches, small beside the store
+FEW = 1 << 12  # thresholds up to which finding each score among them is faster than sorting the scores
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
 
@@ -55,7 +56,7 @@ class Negatives(Protocol):
 
 
 class ExactNegatives:
-    """Background scores, kept one by one and counted by sorting.
+    """Background scores, kept one by one.
 
     Args:
         chunks: Float32 arrays ``(n,)``; they are read, not changed.
@@ -69,7 +70,7 @@ class ExactNegatives:
         ([4, 3, 0], [3, 1, 0])
     """
 
-    at_once = 1 << 19  # a call reads all scores
+    at_once = 1 << 18  # a call reads all scores
 
     def __init__(
         self,
@@ -89,17 +90,33 @@ class ExactNegatives:
         Returns:
             The counts, all int64.
         """
-        counts = np.zeros((2, thresholds.size), dtype=np.int64)  # rows: at least, above
-        if thresholds.size:
-            # Order matters only between the thresholds; what lies above them is a number, what lies below is nothing.
-            counts += sum(int(np.count_nonzero(chunk > thresholds[-1])) for chunk in self.chunks)
-            groups = self._between(thresholds[0], thresholds[-1])
-            lock, workers = Lock(), min(4, torch.get_num_threads())
-            with ThreadPoolExecutor(workers) as pool:
-                while some := list(islice(groups, workers)):  # not all at once, for they are copies
-                    list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), some))
-        at_least, above = self.sum_processes(counts)
+        few = thresholds.size <= FEW
+        at_least, above = self.sum_processes(self._search(thresholds) if few else self._sort(thresholds))
         return NegativeCounts(at_least, at_least, at_least, above)
+
+    def _search(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Count at few thresholds: find each score among them. Rows are at least, above."""
+        beyond = np.nextafter(thresholds, np.float32(np.inf))  # to lie above a score is to reach the next float32
+        edges = np.unique(np.concatenate([thresholds, beyond]))
+        workers = torch.get_num_threads()
+        with ThreadPoolExecutor(workers) as pool:
+            tallies = list(pool.map(lambda first: _tally(self.chunks[first::workers], edges), range(workers)))
+        reaching = np.cumsum(np.sum(tallies, axis=0)[::-1])[::-1][1:]  # scores at or above each edge
+        counts = np.stack([reaching[edges.searchsorted(thresholds)], reaching[edges.searchsorted(beyond)]])
+        counts[1, np.isposinf(thresholds)] = 0
+        return counts
+
+    def _sort(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Count at many thresholds: sort the scores. Rows are at least, above."""
+        counts = np.zeros((2, thresholds.size), dtype=np.int64)
+        # Order matters only between the thresholds; what lies above them is a number, what lies below is nothing.
+        counts += sum(int(np.count_nonzero(chunk > thresholds[-1])) for chunk in self.chunks)
+        groups = self._between(thresholds[0], thresholds[-1])
+        lock, workers = Lock(), min(4, torch.get_num_threads())
+        with ThreadPoolExecutor(workers) as pool:
+            while some := list(islice(groups, workers)):  # not all at once, for they are copies
+                list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), some))
+        return counts
 
     def _between(self, lowest: np.float32, highest: np.float32) -> Iterator[list[NDArray[np.float32]]]:
         """Copy the scores in a range, in groups worth a sort."""
@@ -112,6 +129,14 @@ class ExactNegatives:
                 yield group
                 group, size = [], 0
         yield group
+
+
+def _tally(chunks: Sequence[NDArray[np.float32]], edges: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Count scores by how many of the ascending edges they reach, int64 ``(E + 1,)``."""
+    tally = np.zeros(edges.size + 1, dtype=np.int64)
+    for chunk in chunks:
+        tally += np.bincount(edges.searchsorted(chunk, "right"), minlength=tally.size)
+    return tally
 
 
 def _add_counts(

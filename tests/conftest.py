@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -28,6 +29,12 @@ def seeded_state(shared: Path):
     import seeded_state
 
     return seeded_state
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Start every test from the same state, so that one which fails fails again."""
+    torch.manual_seed(0)
 
 
 def make_part_folder(root: Path) -> Path:

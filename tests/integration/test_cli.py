@@ -86,8 +86,18 @@ def test_export_command_writes_an_onnx_file(trained) -> None:
 @pytest.mark.parametrize("data", sorted((REPOSITORY / "configs" / "data").glob("*.yaml")), ids=lambda p: p.stem)
 def test_model_and_data_configurations_go_together(config, data) -> None:
     cli = AnomalibCLI(["train", "--config", str(config), "--data", str(data)], run=False)
-    assert isinstance(cli.model, DeSTSeg)
+    assert cli.model.name.lower() == config.stem
     assert Path(cli.datamodule.root).parts[0] == "datasets"
+
+
+@pytest.mark.parametrize("config", sorted((REPOSITORY / "configs" / "ablation").glob("*.yaml")), ids=lambda p: p.stem)
+def test_an_ablation_changes_one_row_of_its_table(config) -> None:
+    base = REPOSITORY / "configs" / "model" / f"{config.stem.split('_')[0]}.yaml"
+    cli = AnomalibCLI(["train", "--config", str(base), "--config", str(config), "--data", "MVTecAD"], run=False)
+    named = config.stem.split("_")[3:]
+    on = {switch for switch in ("rcm", "aff", "pcar") if cli.model.hparams[switch]}
+    assert on == ({"rcm", "aff", "pcar"} if named == ["all"] else set(named) - {"none"})
+    assert cli.model.hparams.student_steps == 3000
 
 
 def test_the_quick_start_configuration_is_the_demo() -> None:

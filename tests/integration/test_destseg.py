@@ -204,8 +204,14 @@ def test_an_exported_model_sees_the_same_pixels(trained) -> None:
         with torch.no_grad():
             expected = trained.model.eval()(image)
         actual = dict(zip(names, session.run(None, {"input": image.numpy()}), strict=True))
-        assert np.abs(actual["anomaly_map"] - expected.anomaly_map.numpy()).max() < 1e-3
-        assert np.abs(actual["pred_score"] - expected.pred_score.numpy()).max() < 1e-4
+        # The post-processor stretches the small range of a model that has hardly learned: compare before stretching.
+        post = trained.model.post_processor
+        for name, low, high in (
+            ("anomaly_map", post.pixel_min, post.pixel_max),
+            ("pred_score", post.image_min, post.image_max),
+        ):
+            difference = np.abs(actual[name] - getattr(expected, name).numpy()).max()
+            assert difference * (high - low).item() < 1e-5
 
 
 def test_heat_maps_are_left_beside_the_results(trained) -> None:

@@ -62,6 +62,11 @@ class AnomalyGenerator:
         Returns:
             Clean and corrupted images and the mask, on the device of `images`.
         """
+        # Autocast would round coordinates and noise to eight bits.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._corrupt(images, generator)
+
+    def _corrupt(self, images: torch.Tensor, generator: torch.Generator) -> SyntheticBatch:
         count, device = len(images), images.device
         if self.rotation != "none":
             images = rotate(images, draw_angles(self.rotation, count, generator).to(device, non_blocking=True))

@@ -88,5 +88,4 @@ def perlin_masks(
         Masks (count, 1, *size), float32, 0 or 1.
     """
     scales, angles, degrees = (t.to(device, non_blocking=True) for t in draw_noise(count, generator))
-    noise = rotate(perlin_noise(scales, angles, size), degrees, fill=0.0)
-    return (noise > THRESHOLD).float()
+    return rotate(perlin_noise(scales, angles, size), degrees, fill=0.0).gt_(THRESHOLD)

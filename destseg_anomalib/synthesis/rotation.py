@@ -61,12 +61,25 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor, fill: float = FILL) -> t
     Returns:
         Images of the same shape.
     """
-    height, width = images.shape[-2:]
-    radians = degrees * (math.pi / 180)
-    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    # affine_grid works in a square of [-1, 1]: the ratio keeps angles right where height and width differ.
-    rows = [torch.stack([cos, -sin * (height / width), zero], 1), torch.stack([sin * (width / height), cos, zero], 1)]
-    grid = functional.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    grid = _sampling_grid(degrees, images.shape[-2], images.shape[-1]).to(images.dtype)
+    if fill == 0:
+        return functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
     # Zero padding around values shifted by the fill is padding with the fill.
-    shifted = functional.grid_sample(images - fill, grid.to(images.dtype), mode="bilinear", align_corners=False)
+    shifted = functional.grid_sample(images - fill, grid, mode="bilinear", align_corners=False)
     return shifted + fill
+
+
+def _sampling_grid(degrees: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Where each pixel of the rotated images comes from: (N, height, width, 2), x and y in [-1, 1].
+
+    This is `affine_grid` without its matrix product, which takes ten times as long and which autocast would round to
+    the nearest half pixel or so.
+    """
+    radians = (degrees * (math.pi / 180)).view(-1, 1, 1)
+    cos, sin = radians.cos(), radians.sin()
+    x = (2 * torch.arange(width, device=degrees.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=degrees.device)[:, None] + 1) / height - 1
+    # Both axes reach from -1 to 1: the ratio keeps angles right where height and width differ.
+    from_x = cos * x - sin * (height / width) * y
+    from_y = sin * (width / height) * x + cos * y
+    return torch.view_as_real(torch.complex(from_x, from_y))  # interleaves the two in one pass

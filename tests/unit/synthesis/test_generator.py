@@ -53,3 +53,12 @@ def test_the_mask_is_not_rotated_away_from_its_anomaly(white) -> None:
 def test_an_opacity_that_is_no_range_is_refused(white, opacity) -> None:
     with pytest.raises(ValueError, match="must be two numbers in order"):
         AnomalyGenerator(white, opacity=opacity)
+
+
+def test_mixed_precision_changes_neither_rotation_nor_anomalies(white) -> None:
+    images = torch.rand(4, 3, 64, 64)
+    generator = AnomalyGenerator(white, rotation="full")
+    plain = generator(images, draw(4))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = generator(images, draw(4))
+    assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))

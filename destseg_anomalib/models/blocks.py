@@ -90,6 +90,34 @@ class ConvNormReLU(nn.Sequential):
         self.add_module("relu", nn.ReLU())
 
 
+class PartlyConstantConv(nn.Conv2d):
+    """3x3 convolution of channels of which the first are constant over the image, without the work that this spares.
+
+    A convolution is a sum over its input channels, and that of a constant map is constant, too, but for the border,
+    where the kernel reaches over the edge: three rows and three columns stand for all.
+
+    Args:
+        constant: Channels with one value an image.
+        varying: Channels with a value at every pixel.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, constant: int, varying: int, out_channels: int) -> None:
+        super().__init__(constant + varying, out_channels, kernel_size=3, padding=1, bias=False)
+        self.channels = [constant, varying]
+
+    def forward(self, constant: torch.Tensor, varying: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Convolve values (N, C, 1, 1) and maps (N, D, H, W), as if the values were maps and stood before the maps."""
+        height, width = varying.shape[-2:]
+        of_constant, of_varying = self.weight.split(self.channels, dim=1)
+        out = functional.conv2d(constant.expand(-1, -1, min(height, 3), min(width, 3)), of_constant, padding=1)
+        if height > 3:
+            out = torch.cat([out[:, :, :1], out[:, :, 1:2].expand(-1, -1, height - 2, -1), out[:, :, 2:]], dim=2)
+        if width > 3:
+            out = torch.cat([out[..., :1], out[..., 1:2].expand(-1, -1, -1, width - 2), out[..., 2:]], dim=3)
+        return out + functional.conv2d(varying, of_varying, self.bias, padding=1)
+
+
 class AtrousSpatialPyramidPooling(nn.Module):
     """Context at four ranges (ASPP, DeepLabv3, Sec. 3.3, in the shape the official DeSTSeg code gives it).
 
@@ -104,10 +132,15 @@ class AtrousSpatialPyramidPooling(nn.Module):
         super().__init__()
         self.pooled = ConvNormReLU(channels, channels, kernel_size=1)
         self.dilated = nn.ModuleList(ConvNormReLU(channels, channels, 3, dilation=rate) for rate in ASPP_RATES)
-        self.fuse = ConvNormReLU(4 * channels, channels, kernel_size=3)
+        self.fuse = nn.Sequential()
+        self.fuse.add_module("conv", PartlyConstantConv(channels, 3 * channels, channels))
+        self.fuse.add_module("norm", nn.BatchNorm2d(channels))
+        self.fuse.add_module("relu", nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        # A bilinear upsampling of one pixel is that pixel everywhere: expand says it without arithmetic.
-        pooled = self.pooled(x.mean(dim=(-2, -1), keepdim=True)).expand(-1, -1, *x.shape[-2:])
-        return self.fuse(torch.cat([pooled, *(branch(x) for branch in self.dilated)], dim=1))
+        # A bilinear upsampling of one pixel, as in the official code, is that pixel everywhere.
+        pooled = self.pooled(x.mean(dim=(-2, -1), keepdim=True))
+        dilated = torch.cat([branch(x) for branch in self.dilated], dim=1)
+        conv, norm, relu = self.fuse
+        return relu(norm(conv(pooled, dilated)))

@@ -5,21 +5,44 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.data.datasets.base.image import AnomalibDataset
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from destseg_anomalib.data.reading import CheckedReading
+
 logger = logging.getLogger(__name__)
 
 CACHE_SHARE = 0.25  # of the memory that is free when training starts
 
 
+def mixed_seed(*parts: int) -> int:
+    """Make a seed of several numbers, such that sets of numbers that differ at all give unrelated seeds.
+
+    Args:
+        *parts: Numbers from 0.
+
+    Returns:
+        Seed in [0, 2**63) for a `torch.Generator`.
+
+    Example:
+        >>> mixed_seed(0, 1) == mixed_seed(0, 1), mixed_seed(0, 1) == mixed_seed(1, 0)
+        (True, False)
+    """
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) % 2**63
+
+
 class TrainingImages(Dataset[torch.Tensor]):
     """Images of an anomalib data set as uint8 tensors (3, H, W), at the model's size.
+
+    An item is asked for by its index and the seed for its augmentations, which must draw from torch's generator: so
+    they are the same with any number of workers, and in a training that was resumed.
 
     Args:
         dataset: The training set, with the model's resize among its augmentations.
@@ -29,29 +52,28 @@ class TrainingImages(Dataset[torch.Tensor]):
     def __init__(self, dataset: AnomalibDataset, *, cache: bool) -> None:
         self.dataset = dataset
         self.cache = cache
+        self._read = CheckedReading(dataset)
         self._kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
+    def __getitem__(self, wanted: tuple[int, int]) -> torch.Tensor:
+        index, seed = wanted
         if index in self._kept:
             return self._kept[index]
-        try:
-            image = self.dataset[index].image
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for a broken file
-            path = self.dataset.samples.iloc[index].image_path
-            msg = f"The training image {path} cannot be read ({error}): repair it or take it out of the folder."
-            raise ValueError(msg) from error
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            [item] = self._read([index])
         # The grey levels of a file, not the fractions that resizing leaves: cached or not, training sees the same.
-        image = (image * 255).round().to(torch.uint8)
+        image = (item.image * 255).round().to(torch.uint8)
         if self.cache:
             self._kept[index] = image
         return image
 
 
 class StepSampler(DistributedSampler[Any]):
-    """Indices for a given number of batches, shuffled anew each pass through the images.
+    """Indices and seeds for a given number of batches, shuffled anew each pass through the images.
 
     The remainder that does not fill a batch is dropped at the end of each pass, so that no batch is short and none
     holds an image twice (official code: `drop_last`). Every device takes its share of each batch.
@@ -63,24 +85,36 @@ class StepSampler(DistributedSampler[Any]):
         num_replicas: How many devices.
         rank: Which of them this one is.
         seed: Seed of the order, the same on all devices.
+        start: Batches that have been served before, in the training that is resumed. They count in the length.
     """
 
     def __init__(
-        self, dataset: TrainingImages, batch_size: int, batches: int, num_replicas: int, rank: int, seed: int
+        self,
+        dataset: TrainingImages,
+        batch_size: int,
+        batches: int,
+        num_replicas: int,
+        rank: int,
+        seed: int,
+        start: int = 0,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)
         self.images = len(dataset)
         self.batch_size = batch_size
         self.batches = batches
+        self.start = start
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for position, index in enumerate(islice(self._order(), len(self))):
+            if position >= self.start * self.batch_size:
+                yield index, mixed_seed(self.seed, self.rank, position)
+
+    def _order(self) -> Iterator[int]:
         together = self.batch_size * self.num_replicas
-        left, order = len(self), torch.Generator().manual_seed(self.seed)
-        while left:
+        order = torch.Generator().manual_seed(self.seed)
+        while True:
             shuffled = torch.randperm(self.images, generator=order)[: self.images // together * together]
-            mine = shuffled[self.rank :: self.num_replicas].tolist()[:left]
-            left -= len(mine)
-            yield from mine
+            yield from shuffled[self.rank :: self.num_replicas].tolist()
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -114,21 +148,36 @@ def training_images(datamodule: AnomalibDataModule, *, devices: int, cache: bool
     images = TrainingImages(dataset, cache=False)
     if not cache:
         return images
-    needed, free = len(dataset) * images[0].numel(), psutil.virtual_memory().available
     if datamodule.train_augmentations is not None:
         logger.info("Training images are read from disk at every step, since augmentations change them.")
-    elif needed > CACHE_SHARE * free:
+        return images
+    needed, free = len(dataset) * images[0, 0].numel(), psutil.virtual_memory().available
+    if needed > CACHE_SHARE * free:
         logger.info(
             "Training images are read from disk at every step: their %d MiB exceed a quarter of the %d MiB free.",
             needed // 2**20,
             free // 2**20,
         )
-    else:
-        images.cache = True
+        return images
+    images.cache = True
     return images
 
 
-def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: int) -> DataLoader[torch.Tensor]:
+class StepLoader(DataLoader[torch.Tensor]):
+    """A loader whose sampler knows where to start.
+
+    Lightning asks for these two methods before it believes that an epoch can be resumed in its middle.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: where to start follows from the number of steps."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: int) -> StepLoader:
     """Serve images in batches.
 
     Args:
@@ -139,7 +188,7 @@ def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: i
     Returns:
         Loader of `ImageBatch` with `image` (N, 3, H, W), float32, in [0, 1].
     """
-    return DataLoader(
+    return StepLoader(
         images,
         batch_size=sampler.batch_size,
         sampler=sampler,

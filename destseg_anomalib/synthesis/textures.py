@@ -6,6 +6,7 @@
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,7 +54,8 @@ class TextureBank:
             Textures (count, 3, H, W), float32, in [0, 1].
         """
         chosen = torch.randint(len(self.textures), (count,), generator=generator)
-        return self.textures[chosen].to(device, non_blocking=True).float() / 255
+        # index_select copies whole textures, where an index in brackets would copy pixel by pixel.
+        return self.textures.index_select(0, chosen).to(device, non_blocking=True).float().div_(255)
 
 
 def texture_bank(source: str | Path | None, size: tuple[int, int]) -> TextureBank:
@@ -66,7 +68,7 @@ def texture_bank(source: str | Path | None, size: tuple[int, int]) -> TextureBan
 
     Returns:
         The bank. Pictures of a folder are decoded once and kept in the cache folder as an array that all processes of
-        the machine share.
+        the machine share; where that cannot be written, they are decoded into memory, with a warning.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
@@ -91,7 +93,16 @@ def _fetch_dtd() -> Path:
     root = user_cache_path("destseg_anomalib") / "dtd"
     if not (root / "dtd" / "images").is_dir():
         try:
-            download_and_extract(root, DTD)
+            root.mkdir(parents=True, exist_ok=True)
+            # In a folder of its own each time: an archive that is already there would be unpacked without a look at
+            # its hash, and half of one would be taken for the whole.
+            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as aside:
+                download_and_extract(Path(aside), DTD)
+                try:
+                    (Path(aside) / "dtd").rename(root / "dtd")
+                except OSError:
+                    if not (root / "dtd" / "images").is_dir():  # otherwise another process was faster
+                        raise
         except (OSError, ValueError) as error:
             msg = (
                 f"textures='dtd' could not be fetched from {DTD.url} ({error}): fetch and unpack it yourself and name "
@@ -107,20 +118,43 @@ def _decoded(paths: list[Path], size: tuple[int, int]) -> torch.Tensor:
     stamp = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     key = hashlib.sha256(repr((shape, stamp)).encode()).hexdigest()[:16]
     cache = user_cache_path("destseg_anomalib") / "textures" / f"{key}.npy"
-    if not cache.is_file():
-        logger.info("Decoding %d textures at %dx%d pixels into %s.", len(paths), *size, cache)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_name(f"{key}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-                for texture in _read_all(paths, size):
-                    file.write(texture.tobytes())
-            part.replace(cache)  # atomic: another process sees the whole file or none
-        finally:
-            part.unlink(missing_ok=True)
-    # Copy-on-write, since torch has no read-only tensors; nothing is ever written.
-    return torch.from_numpy(np.load(cache, mmap_mode="c"))
+    try:
+        textures = _mapped(cache)
+        if textures is None:
+            logger.info("Decoding %d textures at %dx%d pixels into %s.", len(paths), *size, cache)
+            _write_cache(cache, shape, paths, size)
+            textures = _mapped(cache)
+        return torch.from_numpy(textures)
+    except OSError as error:
+        logger.warning(
+            "Textures cannot be kept in %s (%s) and are decoded into memory at every start: make room, or name a "
+            "folder that can be written to with XDG_CACHE_HOME.",
+            cache.parent,
+            error.strerror or error,
+        )
+    return torch.from_numpy(np.stack(list(_read_all(paths, size))))
+
+
+def _mapped(cache: Path) -> np.ndarray | None:
+    """Map a cache file into memory; None if it is not there, or was cut short, by a power failure for instance."""
+    try:
+        # Copy-on-write, since torch has no read-only tensors; nothing is ever written.
+        return np.load(cache, mmap_mode="c")
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+
+
+def _write_cache(cache: Path, shape: tuple[int, ...], paths: list[Path], size: tuple[int, int]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    part = cache.with_name(f"{cache.stem}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for texture in _read_all(paths, size):
+                file.write(texture.tobytes())
+        part.replace(cache)  # atomic: another process sees the whole file or none
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _read_all(paths: list[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -130,9 +164,10 @@ def _read_all(paths: list[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
 
 def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read one picture as uint8 (3, H, W), RGB."""
-    data = np.fromfile(path, dtype=np.uint8)
-    # imdecode refuses an empty buffer with an exception of its own, and anything else it cannot read with None.
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    try:
+        picture = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (OSError, cv2.error):  # a file that may not be read, or is empty, or claims to be enormous
+        picture = None
     if picture is None:
         msg = f"The texture {path} cannot be read as a picture: repair or remove it."
         raise ValueError(msg)

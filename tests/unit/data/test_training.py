@@ -6,7 +6,7 @@
 import pytest
 import torch
 from anomalib.data import Folder
-from torchvision.transforms.v2 import RandomHorizontalFlip
+from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
 from destseg_anomalib.data import training
 from destseg_anomalib.data.training import StepSampler, TrainingImages, training_images, training_loader
@@ -36,6 +36,10 @@ def loader(datamodule: Folder, batches: int = 5, cache: bool = True):
     return training_loader(images, sampler, num_workers=0)
 
 
+def indices(sampler: StepSampler) -> list[int]:
+    return [index for index, _ in sampler]
+
+
 def test_there_are_exactly_as_many_batches_as_asked_for_and_all_are_full(part_folder) -> None:
     batches = [batch.image for batch in loader(make_datamodule(part_folder))]
     assert [b.shape for b in batches] == [(3, 3, 32, 32)] * 5
@@ -44,18 +48,55 @@ def test_there_are_exactly_as_many_batches_as_asked_for_and_all_are_full(part_fo
 
 def test_a_pass_has_every_image_at_most_once_and_passes_differ(part_folder) -> None:
     images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
-    order = list(StepSampler(images, batch_size=4, batches=4, num_replicas=1, rank=0, seed=1))
+    order = indices(StepSampler(images, batch_size=4, batches=4, num_replicas=1, rank=0, seed=1))
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
     assert order[:8] != order[8:]
 
 
 def test_devices_share_each_batch_and_never_an_image(part_folder) -> None:
     images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
-    one = list(StepSampler(images, batch_size=4, batches=6, num_replicas=1, rank=0, seed=1))
-    two = [list(StepSampler(images, batch_size=2, batches=6, num_replicas=2, rank=r, seed=1)) for r in (0, 1)]
+    one = indices(StepSampler(images, batch_size=4, batches=6, num_replicas=1, rank=0, seed=1))
+    two = [indices(StepSampler(images, batch_size=2, batches=6, num_replicas=2, rank=r, seed=1)) for r in (0, 1)]
     for step in range(6):
         together = two[0][2 * step : 2 * step + 2] + two[1][2 * step : 2 * step + 2]
         assert sorted(together) == sorted(one[4 * step : 4 * step + 4])
+
+
+def test_a_sampler_that_starts_later_goes_on_with_the_same_images_and_seeds(part_folder) -> None:
+    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    whole, rest = (StepSampler(images, 2, 9, num_replicas=2, rank=1, seed=1, start=start) for start in (0, 5))
+    assert list(rest) == list(whole)[10:]
+    assert len(rest) == len(whole) == 18  # Lightning counts the batches of an epoch with those that were served before
+
+
+def test_every_image_of_every_device_has_a_seed_of_its_own(part_folder) -> None:
+    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    samplers = [StepSampler(images, 2, 9, num_replicas=2, rank=r, seed=s) for r in (0, 1) for s in (0, 1)]
+    seeds = [seed for sampler in samplers for _, seed in sampler]
+    assert len(set(seeds)) == len(seeds) == 4 * 18
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_augmentations_are_the_same_in_a_loader_that_starts_later(part_folder, workers) -> None:
+    datamodule = make_datamodule(part_folder)
+    datamodule.train_data.augmentations = Compose([RoundedBilinearResize((32, 32)), RandomHorizontalFlip()])
+    images = TrainingImages(datamodule.train_data, cache=False)
+
+    def batches(start: int, workers: int) -> list[torch.Tensor]:
+        sampler = StepSampler(images, 2, 6, num_replicas=1, rank=0, seed=1, start=start)
+        return [batch.image for batch in training_loader(images, sampler, workers)]
+
+    whole = batches(0, 0)
+    torch.rand(7)  # whatever else draws from torch's generator changes nothing
+    assert all(torch.equal(*pair) for pair in zip(batches(4, workers), whole[4:], strict=True))
+    assert len({image.numpy().tobytes() for image in torch.cat(whole)}) > len(images)  # some were flipped
+
+
+def test_reading_an_image_leaves_the_generator_of_others_alone(part_folder) -> None:
+    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    before = torch.get_rng_state()
+    images[0, 5]
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_cached_and_uncached_images_are_equal_to_the_last_bit(part_folder) -> None:
@@ -73,7 +114,8 @@ def test_cached_images_are_read_once(part_folder) -> None:
     assert all(torch.equal(a.image, b.image) for a, b in zip(first, batches, strict=True))
 
 
-def test_augmented_images_are_not_cached(part_folder, caplog) -> None:
+def test_augmented_images_are_not_cached(part_folder, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(TrainingImages, "__getitem__", lambda *_: pytest.fail("an image was read for nothing"))
     datamodule = make_datamodule(part_folder, train_augmentations=RandomHorizontalFlip())
     with caplog.at_level("INFO"):
         assert not loader(datamodule).dataset.cache
@@ -103,5 +145,5 @@ def test_batches_of_one_image_are_refused(part_folder) -> None:
 def test_an_image_that_cannot_be_read_is_named(part_folder, content) -> None:
     broken = part_folder / "train" / "good" / "003.png"
     broken.write_bytes(broken.read_bytes()[:200] if content is None else content)
-    with pytest.raises(ValueError, match=r"training image .*003\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"The image .*003\.png cannot be read"):
         list(loader(make_datamodule(part_folder), batches=9))

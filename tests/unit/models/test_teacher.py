@@ -3,12 +3,14 @@
 
 """The teacher is frozen, suits any backbone with the right strides, and takes weights only from safe places."""
 
+import hashlib
 import pickle
 import time
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save
 
 from destseg_anomalib.models import teacher as teacher_module
 from destseg_anomalib.models.teacher import Teacher
@@ -81,6 +83,49 @@ def test_weights_that_cannot_be_fetched_are_said_to_be_so_in_seconds(monkeypatch
     with pytest.raises(ConnectionError, match=r"neither in the local cache.*backbone_weights=.*offline"):
         teacher.load_pretrained()
     assert time.monotonic() - start < 5
+
+
+def test_a_backbone_without_weights_on_the_hub_is_refused() -> None:
+    with pytest.raises(ValueError, match="timm has no weights on the hub for backbone='lcnet_035': name a file"):
+        Teacher("lcnet_035").load_pretrained()
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """The cache of the hub's client: a file named by its SHA-256, and a link to it by which it is found."""
+    classifier = timm.create_model("resnet18", pretrained=False)
+    weights = save(dict(classifier.state_dict()))
+    blob = tmp_path / hashlib.sha256(weights).hexdigest()
+    blob.write_bytes(weights)
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    monkeypatch.setattr(teacher_module, "try_to_load_from_cache", lambda *_: str(link))
+    return blob, classifier
+
+
+def test_weights_of_the_hub_are_taken_from_the_cache(hub_cache) -> None:
+    teacher = Teacher("resnet18.tv_in1k")
+    teacher.load_pretrained()
+    assert torch.equal(teacher.backbone.conv1.weight, hub_cache[1].conv1.weight)
+
+
+def test_weights_of_the_hub_are_fetched_as_safetensors_only(hub_cache, monkeypatch) -> None:
+    fetched = []
+    monkeypatch.setattr(teacher_module, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(teacher_module, "_ask_hub", lambda: None)
+    path = str(hub_cache[0].with_name("model.safetensors"))
+    monkeypatch.setattr(teacher_module, "hf_hub_download", lambda *asked: fetched.append(asked) or path)
+    Teacher("resnet18.tv_in1k").load_pretrained()
+    assert fetched == [("timm/resnet18.tv_in1k", "model.safetensors")]
+
+
+def test_weights_of_the_hub_that_lack_their_hash_are_refused(hub_cache) -> None:
+    blob, _ = hub_cache
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1  # one bit of one weight
+    blob.write_bytes(content)
+    with pytest.raises(ValueError, match=r"has SHA-256 .*, not the expected one, and was not loaded: delete "):
+        Teacher("resnet18.tv_in1k").load_pretrained()
 
 
 def test_the_offline_extra_brings_the_weights_of_its_backbone() -> None:

@@ -1,0 +1,55 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Faults of files become sentences, and other faults are passed on; the doors are in `integration/test_inputs.py`."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from anomalib.data import PredictDataset
+from torch.utils.data import DataLoader, Subset
+
+from destseg_anomalib.data.reading import CheckedReading, UnusableImageError
+from tests.conftest import make_part_data
+
+
+@pytest.fixture
+def test_data(part_folder):
+    datamodule = make_part_data(part_folder)
+    datamodule.setup()
+    return datamodule.test_data
+
+
+def test_checked_items_are_the_data_sets_own(test_data) -> None:
+    for item, own in zip(CheckedReading(test_data)([0, 4]), [test_data[0], test_data[4]], strict=True):
+        assert torch.equal(item.image, own.image)
+        assert torch.equal(item.gt_mask, own.gt_mask)
+
+
+def test_loaders_ask_for_checked_items_also_of_a_copy_a_subset_and_a_pickle(test_data, part_folder) -> None:
+    test_data.__getitems__ = CheckedReading(test_data)
+    (part_folder / "test/good/002.png").write_bytes(b"")
+    copies = [test_data, copy.deepcopy(test_data), pickle.loads(pickle.dumps(test_data)), Subset(test_data, range(6))]
+    for dataset in copies:
+        with pytest.raises(UnusableImageError, match=r"good/002\.png cannot be read"):
+            list(DataLoader(dataset, batch_size=6, collate_fn=test_data.collate_fn))
+
+
+def test_a_fault_that_is_no_files_is_passed_on(test_data) -> None:
+    def stumble(*_: object) -> None:
+        msg = "an augmentation stumbled"
+        raise RuntimeError(msg)
+
+    test_data.augmentations = stumble
+    with pytest.raises(RuntimeError, match="an augmentation stumbled"):
+        CheckedReading(test_data)([0])
+
+
+def test_pictures_to_predict_are_checked(part_folder) -> None:
+    (part_folder / "test/good/001.png").write_bytes(b"x")
+    reading = CheckedReading(PredictDataset(part_folder / "test/good"))
+    assert reading([0])[0].image.shape == (3, 80, 80)
+    with pytest.raises(UnusableImageError, match=r"good/001\.png cannot be read .*: repair it or take it out"):
+        reading([1])

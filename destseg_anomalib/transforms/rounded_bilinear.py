@@ -79,16 +79,22 @@ def _resize_by_products(image: torch.Tensor, size: tuple[int, ...]) -> torch.Ten
     """Antialiased bilinear resize as `rows @ image @ columns`, in operators that export everywhere."""
     rows = _triangle_weights(image.shape[-2], size[0], image)
     columns = _triangle_weights(image.shape[-1], size[1], image)
-    return rows @ image @ columns.T
+    # The planes are one axis meanwhile: without that, OpenVINO 2026.4 refuses to load the quantised model in bfloat16
+    # (a scale of 3 channels meets a product of as many columns as the image).
+    planes = image.reshape(-1, *image.shape[-2:])
+    return (rows @ planes @ columns.T).reshape(*image.shape[:-2], *size)
 
 
 def _triangle_weights(length: int, out: int, like: torch.Tensor) -> torch.Tensor:
-    """Weights (out, length) of a triangle filter as wide as the reduction, each row summing to 1."""
-    scale = length / out
-    centres = (torch.arange(out, dtype=like.dtype, device=like.device) + 0.5) * scale
-    positions = torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
-    width = max(scale, 1.0) if isinstance(length, int) else torch.sym_max(scale, 1.0)
-    weights = (1 - (positions - centres[:, None]).abs() / width).clamp(min=0)
+    """Weights (out, length) of a triangle filter as wide as the reduction, each row summing to 1.
+
+    Distances are integers, in units of 1 / (2 out) input pixels: OpenVINO computes in bfloat16 or float16 unless told
+    otherwise, where positions along an image are no longer distinct.
+    """
+    centres = (2 * torch.arange(out, device=like.device) + 1) * length
+    positions = (2 * torch.arange(length, device=like.device) + 1) * out
+    reach = 2 * (max(length, out) if isinstance(length, int) else torch.sym_max(length, out))
+    weights = (reach - (positions - centres[:, None]).abs()).clamp(min=0).to(like.dtype) / reach
     return weights / weights.sum(dim=1, keepdim=True)
 
 

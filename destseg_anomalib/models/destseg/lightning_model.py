@@ -22,6 +22,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from destseg_anomalib.models.quantization import CarefulQuantization
 from destseg_anomalib.models.student_teacher import SegmentationInput
 from destseg_anomalib.models.two_step import TwoStepTraining
 from destseg_anomalib.synthesis import Rotation
@@ -29,7 +30,7 @@ from destseg_anomalib.synthesis import Rotation
 from .torch_model import DeSTSegModel
 
 
-class DeSTSeg(TwoStepTraining, AnomalibModule):
+class DeSTSeg(TwoStepTraining, CarefulQuantization, AnomalibModule):
     """Segmentation guided denoising student-teacher.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib.

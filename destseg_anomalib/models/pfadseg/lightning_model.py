@@ -21,13 +21,14 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from destseg_anomalib.models.quantization import CarefulQuantization
 from destseg_anomalib.models.two_step import TwoStepTraining
 from destseg_anomalib.synthesis import Rotation
 
 from .torch_model import PFADSegModel
 
 
-class PFADSeg(TwoStepTraining, AnomalibModule):
+class PFADSeg(TwoStepTraining, CarefulQuantization, AnomalibModule):
     """Denoising student-teacher with parallel attention, attentional fusion and rectangular calibration.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib. Train with

@@ -62,8 +62,9 @@ def test_switching_antialiasing_off_from_outside_changes_nothing() -> None:
     assert not torch.allclose(PreProcessor(v2.Resize((16, 16), antialias=True))(image), expected, atol=0.01)
 
 
-@pytest.mark.parametrize("size", [(90, 50), (16, 24), (7, 100)])
-def test_the_exported_resize_computes_the_same_as_the_eager_one_at_any_size(size) -> None:
+def exported_resize(dtype: torch.dtype) -> torch.nn.Module:
+    """The graph of a resize to (16, 24), exported with free height and width."""
+
     class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,10 +74,25 @@ def test_the_exported_resize_computes_the_same_as_the_eager_one_at_any_size(size
             return self.resize(image)
 
     dims = {2: torch.export.Dim("height", min=4, max=4096), 3: torch.export.Dim("width", min=4, max=4096)}
-    program = torch.export.export(Wrapped(), (torch.rand(2, 3, 40, 60),), dynamic_shapes=(dims,))
+    image = torch.rand(2, 3, 40, 60, dtype=dtype)
+    program = torch.export.export(Wrapped(), (image,), dynamic_shapes=(dims,))
     assert not any("upsample" in str(node.target) for node in program.graph.nodes)
+    return program.module()
+
+
+@pytest.mark.parametrize("size", [(90, 50), (16, 24), (7, 100)])
+def test_the_exported_resize_computes_the_same_as_the_eager_one_at_any_size(size) -> None:
     image = torch.rand(2, 3, *size)
-    assert torch.allclose(program.module()(image), RoundedBilinearResize((16, 24))(image), atol=1e-6)
+    actual = exported_resize(torch.float32)(image)
+    assert torch.allclose(actual, RoundedBilinearResize((16, 24))(image), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_exported_resize_finds_its_pixels_where_a_runtime_computes_in_half_precision(dtype) -> None:
+    # OpenVINO does so by default on processors and GPUs that can. 8 bits do not tell 900 positions apart.
+    image = torch.rand(2, 3, 900, 700)
+    actual = exported_resize(dtype)(image.to(dtype)).float()
+    assert torch.allclose(actual, RoundedBilinearResize((16, 24))(image), atol=torch.finfo(dtype).eps)
 
 
 def test_the_transform_survives_a_checkpoint() -> None:

@@ -1,0 +1,162 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""An exported file gives the answer of the trained model, whatever the size of the image and the runtime."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from anomalib.data import Folder
+from anomalib.deploy import CompressionType
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import seed_everything
+from torchvision.transforms import v2
+
+from destseg_anomalib import DeSTSeg, PFADSeg
+from tests.conftest import make_part_folder
+
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_without_torch.py"
+MAP_LIMIT, SCORE_LIMIT = 1e-3, 1e-4  # after post-processing, in [0, 1]
+# A quarter of 900 x 900, 700 x 500 and 1024 x 1024 pixels, for a model of 64 pixels instead of 256.
+SHAPES = [(count, 3, *size) for size in ((225, 225), (175, 125), (256, 256)) for count in (1, 4)]
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def make_data(folder: Path) -> Folder:
+    return Folder(
+        "parts",
+        root=folder,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir="test/hole",
+        mask_dir="ground_truth/hole",
+        train_batch_size=4,
+        eval_batch_size=4,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
+
+
+@pytest.fixture(scope="module", params=[DeSTSeg, PFADSeg])
+def trained(request, tmp_path_factory) -> SimpleNamespace:
+    """A model trained for a few steps on small images, its data and the folder of both."""
+    root = tmp_path_factory.mktemp("export")
+    data = make_data(make_part_folder(root))
+    seed_everything(0, verbose=False)
+    model = request.param(
+        backbone="resnet18", pre_trained=False, image_size=(64, 64), student_steps=4, segmentation_steps=16
+    )
+    engine = Engine(default_root_dir=root, accelerator="cpu", devices=1, logger=False)
+    engine.fit(model, datamodule=data)
+    # After so few steps the map hardly varies, and its post-processor would stretch it, and every rounding of float32
+    # with it, a hundredfold. It gets the range that a trained model has.
+    post = model.post_processor
+    for buffer, value in ((post.image_min, 0), (post.image_max, 1), (post.pixel_min, 0), (post.pixel_max, 1)):
+        buffer.fill_(value)
+    return SimpleNamespace(model=model.eval(), data=data, root=root)
+
+
+def run_onnx(path: Path) -> Run:
+    session = onnxruntime.InferenceSession(str(path))
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"input": images}), strict=True))
+
+
+def predict(model: AnomalibModule, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Do what `anomalib predict` does: the transform of the data, the network, the post-processor."""
+    with torch.inference_mode():
+        prediction = model.post_processor(model.model(model.pre_processor.transform(torch.from_numpy(images))))
+    return {name: value.numpy() for name, value in prediction._asdict().items() if value is not None}
+
+
+def native_images(shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Fine texture with a bright disc: what a resize without antialiasing would see differently."""
+    images = np.random.default_rng(0).integers(60, 190, (shape[0], *shape[2:], 3), dtype=np.uint8)
+    for image in images:
+        cv2.circle(image, (shape[3] // 2, shape[2] // 2), 20, (255, 255, 255), thickness=-1)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+def assert_agreement(run: Run, model: AnomalibModule) -> None:
+    for shape in SHAPES:
+        images = native_images(shape)
+        expected, actual = predict(model, images), run(images)
+        assert np.abs(actual["anomaly_map"] - expected["anomaly_map"]).max() < MAP_LIMIT
+        assert np.abs(actual["pred_score"] - expected["pred_score"]).max() < SCORE_LIMIT
+
+
+@pytest.fixture(scope="module")
+def onnx_file(trained) -> Path:
+    """The model as `anomalib export --export_type onnx` leaves it."""
+    return trained.model.to_onnx(trained.root)
+
+
+def test_onnx_runtime_agrees_with_the_model_at_any_size_and_batch(trained, onnx_file) -> None:
+    assert_agreement(run_onnx(onnx_file), trained.model)
+
+
+def test_openvino_agrees_with_the_model_at_any_size_and_batch(trained) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = trained.model.to_openvino(trained.root)
+    # Where the processor can, OpenVINO computes in bfloat16 unless told otherwise.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert_agreement(lambda x: {output.get_any_name(): value for output, value in compiled(x).items()}, trained.model)
+
+
+def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the_maps_alike(trained) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    path = trained.model.to_openvino(
+        trained.root / "int8", compression_type=CompressionType.INT8_PTQ, datamodule=trained.data
+    )
+    network = openvino.Core().read_model(path)
+    quantised = [
+        layer.get_type_name()
+        for layer in network.get_ops()
+        if any(source.get_source_output().get_node().get_type_name() == "FakeQuantize" for source in layer.inputs())
+    ]
+    assert quantised.count("Convolution") > 20
+    assert "MatMul" not in quantised  # the resize
+    compiled = openvino.Core().compile_model(network, "CPU")  # at the precision that OpenVINO chooses
+    images = native_images((1, 3, 225, 225))
+    answer = {output.get_any_name(): value for output, value in compiled(images).items()}
+    assert np.abs(answer["anomaly_map"] - predict(trained.model, images)["anomaly_map"]).max() < 0.1
+
+
+def test_eight_bits_without_images_to_calibrate_on_are_refused(trained) -> None:
+    pytest.importorskip("nncf")
+    with pytest.raises(ValueError, match="int8_ptq' needs images to calibrate on"):
+        trained.model.to_openvino(trained.root / "int8", compression_type=CompressionType.INT8_PTQ)
+
+
+def test_the_stock_transform_would_not_agree(trained) -> None:
+    stock = PreProcessor(v2.Resize((64, 64), antialias=True))
+    images = torch.from_numpy(native_images((1, 3, 256, 256)))
+    with torch.inference_mode():
+        seen, exported = (trained.model.model(transform(images)) for transform in (stock.transform, stock))
+    assert (seen.anomaly_map - exported.anomaly_map).abs().max() > MAP_LIMIT
+
+
+def test_the_onnx_file_runs_without_torch(trained, onnx_file, tmp_path) -> None:
+    picture = native_images((1, 3, 175, 125))
+    cv2.imwrite(str(tmp_path / "part.png"), (picture[0, ::-1].transpose(1, 2, 0) * 255).round().astype(np.uint8))
+    block = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    command = [sys.executable, "-c", block, EXAMPLE, onnx_file, "part.png", "heat.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = predict(trained.model, picture)["pred_score"].item()
+    assert float(done.stdout.split()[1].rstrip(",")) == pytest.approx(expected, abs=2e-3)
+    assert cv2.imread(str(tmp_path / "heat.png")).shape == (64, 64, 3)

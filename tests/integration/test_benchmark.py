@@ -1,0 +1,242 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`anomalib benchmark` with a protocol: equal figures for all models, nothing lost, the same on every runner."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import psutil
+import pytest
+import timm
+import torch
+import yaml
+from anomalib.cli.cli import AnomalibCLI
+from anomalib.pipelines import Benchmark as AnomalibBenchmark
+from lightning import seed_everything
+
+from destseg_anomalib.benchmark import Benchmark
+from destseg_anomalib.benchmark.results import COLUMNS, METRICS
+from tests.conftest import make_part_folder
+
+ANOMALIB = Path(sys.executable).with_name("anomalib")
+PATCHCORE = {
+    "class_path": "Patchcore",
+    "init_args": {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1"]},
+}
+BROKEN = {"class_path": "Patchcore", "init_args": {"backbone": "no_such_backbone"}}
+
+
+def write_config(folder: Path, models: list[dict], seeds: list[int], **protocol: object) -> Path:
+    """A benchmark on `folder/parts`, whose results go to `folder/results`."""
+    data = {
+        "class_path": "Folder",
+        "init_args": {
+            "name": "parts",
+            "root": str(folder / "parts"),
+            "normal_dir": "train/good",
+            "normal_test_dir": "test/good",
+            "abnormal_dir": "test/hole",
+            "mask_dir": "ground_truth/hole",
+            "train_batch_size": 4,
+            "eval_batch_size": 4,
+            "num_workers": 0,
+            "val_split_mode": "same_as_test",
+        },
+    }
+    small = {"results": str(folder / "results"), "image_size": [32, 32], "latency_seconds": 0}
+    config = {
+        "accelerator": "cpu",
+        "protocol": small | protocol,
+        "benchmark": {"model": {"grid": models}, "seed": {"grid": seeds}, "data": data},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(config: Path) -> pd.DataFrame:
+    Benchmark().run(Namespace(config=str(config)))
+    return pd.read_csv(yaml.safe_load(config.read_text())["protocol"]["results"] + "/results.csv")
+
+
+def figures(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    return table.set_index("job")[list(METRICS)].to_dict("index")
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory) -> str:
+    """File of a backbone's weights; random ones will do."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory, trunk) -> tuple[Path, pd.DataFrame]:
+    """Configuration and table of a benchmark of three models that share their backbone's weights."""
+    folder = tmp_path_factory.mktemp("serial")
+    make_part_folder(folder)
+    steps = {"student_steps": 2, "segmentation_steps": 2}
+    models = [
+        {"class_path": "Patchcore", "init_args": {"backbone": "resnet18", "layers": ["layer1"]}},
+        {"class_path": "Stfpm", "trainer": {"max_epochs": 1}},
+        {"class_path": "DeSTSeg", "init_args": {"backbone": "resnet18", **steps}},
+    ]
+    config = write_config(folder, [model | {"backbone_weights": trunk} for model in models], [0])
+    return config, run(config)
+
+
+def test_all_models_get_the_same_figures_and_costs(serial) -> None:
+    _, table = serial
+    assert list(table["model"]) == ["Patchcore", "Stfpm", "DeSTSeg"]
+    assert set(table["status"]) == {"finished"}
+    assert [column for column in table.columns if column in COLUMNS] == list(COLUMNS)
+    assert not table.drop(columns="git_revision").isna().any(axis=None)
+    assert table[list(METRICS)].stack().between(0, 1).all()
+    costs = table.loc[:, "fit_seconds":"peak_memory_mib"]
+    assert (costs > 0).all(axis=None)
+
+
+def test_a_job_leaves_its_instances_curve_scores_and_maps(serial) -> None:
+    config, table = serial
+    folder = config.parent / "results" / "jobs" / table["job"][0]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["row"]["IAP"] == pytest.approx(table["IAP"][0])
+    assert result["config"]["model"]["class_path"] == "Patchcore"
+    instances, curve, images = (pd.read_csv(folder / f"{name}.csv") for name in ("instances", "curve", "images"))
+    assert {"image", "region", "area", "score", "found"} <= set(instances.columns)
+    assert list(curve.columns) == ["instance_recall", "precision"]
+    assert curve["precision"].mean() == pytest.approx(table["IAP"][0], abs=1e-6)
+    assert list(images.columns) == ["index", "image_path", "mask_path", "label", "score", "map_file"]
+    assert list(images["label"]) == [0, 0, 0, 1, 1, 1]
+    assert list(images["mask_path"].isna()) == [True, True, True, False, False, False]
+    maps = [cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED) for name in images["map_file"]]
+    assert {(image.shape, image.dtype.name) for image in maps} == {((32, 32), "uint8")}
+    assert (min(image.min() for image in maps), max(image.max() for image in maps)) == (0, 255)
+
+
+def test_equal_runs_give_identical_figures_from_the_first_row_on(serial, tmp_path) -> None:
+    config, table = serial
+    again = tmp_path / "config.yaml"
+    again.write_text(config.read_text().replace(str(config.parent / "results"), str(tmp_path / "results")))
+    assert figures(run(again)) == figures(table)
+
+
+def test_only_what_has_changed_runs_again(part_folder) -> None:
+    config = write_config(part_folder.parent, [PATCHCORE], [0])
+    (first,) = run(config)["job"]
+    written = part_folder.parent / "results" / "jobs" / first / "result.json"
+    before = written.stat().st_mtime_ns
+    changed = PATCHCORE | {"init_args": PATCHCORE["init_args"] | {"num_neighbors": 3}}
+    table = run(write_config(part_folder.parent, [PATCHCORE, changed], [0]))
+    assert table["job"][0] == first != table["job"][1]
+    assert written.stat().st_mtime_ns == before
+
+
+def test_a_job_that_raises_leaves_the_other_rows_and_exit_code_1_and_is_tried_again(part_folder, capsys) -> None:
+    folder = part_folder.parent
+    config = write_config(folder, [BROKEN, PATCHCORE], [0])
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="1 of 2 jobs failed") as exit_:
+            AnomalibCLI(["benchmark", "--config", str(config)])
+        assert isinstance(exit_.value.code, str)  # which Python prints, and makes the exit code 1
+        table = pd.read_csv(folder / "results" / "results.csv")
+        assert list(table["status"]) == ["failed", "finished"]
+        failed = json.loads((folder / "results" / "jobs" / table["job"][0] / "result.json").read_text())
+        assert "Unknown model (no_such_backbone)" in failed["traceback"]
+        assert "Unknown model (no_such_backbone)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_killed_benchmark_goes_on_where_it_was(part_folder) -> None:
+    folder = part_folder.parent
+    config = write_config(folder, [PATCHCORE], [0, 1, 2, 3, 4, 5])
+    jobs = folder / "results" / "jobs"
+    with (folder / "printed.txt").open("w") as printed:
+        command = [ANOMALIB, "benchmark", "--config", str(config)]
+        benchmark = subprocess.Popen(command, cwd=folder, stdout=printed, stderr=printed)
+        try:
+            while len(list(jobs.glob("*/log.txt"))) < 3:
+                assert benchmark.poll() is None, (folder / "printed.txt").read_text()
+                time.sleep(0.02)
+            family = psutil.Process(benchmark.pid).children(recursive=True)
+        finally:
+            benchmark.send_signal(signal.SIGKILL)
+            benchmark.wait()
+    assert psutil.wait_procs(family, timeout=30)[1] == []  # nobody goes on with job 3
+    finished = {path: path.stat().st_mtime_ns for path in jobs.glob("*/result.json")}
+    assert len(finished) == 2
+    table = run(config)
+    assert list(table["seed"]) == [0, 1, 2, 3, 4, 5]
+    assert set(table["status"]) == {"finished"}
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def test_ray_runs_all_jobs_though_a_worker_is_killed_and_gives_the_figures_of_the_serial_runner(
+    serial, tmp_path
+) -> None:
+    ray = pytest.importorskip("ray")
+    config, table = serial
+    protocol = yaml.safe_load(config.read_text())
+    protocol["protocol"] |= {"runner": "ray", "results": str(tmp_path / "results")}
+    with_ray = tmp_path / "ray.yaml"
+    with_ray.write_text(yaml.safe_dump(protocol))
+    killed: list[int] = []
+
+    def kill_a_worker() -> None:
+        while not killed:
+            for process in psutil.Process().children(recursive=True):
+                if "_run_remotely" in process.name() or any("_run_remotely" in part for part in process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.05)
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        killer = threading.Thread(target=kill_a_worker, daemon=True)
+        killer.start()
+        on_ray = run(with_ray)
+    finally:
+        ray.shutdown()
+    assert killed
+    assert figures(on_ray) == figures(table)
+    assert len(list((tmp_path / "results" / "jobs").glob("*/maps/5.png"))) == 3
+
+
+def test_without_ray_a_sentence_names_the_extra(part_folder, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    config = write_config(part_folder.parent, [PATCHCORE], [0], runner="ray")
+    with pytest.raises(SystemExit, match=r"pip install 'destseg-anomalib\[ray\]'"):
+        run(config)
+
+
+def test_a_configuration_without_protocol_behaves_as_with_anomalibs_own_class(part_folder, monkeypatch) -> None:
+    monkeypatch.setattr("anomalib.pipelines.components.base.pipeline.redirect_logs", lambda log_file: None)
+    # Without the protocol images have 256 pixels a side: few patches, and few of them kept, or it takes a minute.
+    small = PATCHCORE["init_args"] | {"layers": ["layer3"], "coreset_sampling_ratio": 0.01}
+    config = write_config(part_folder.parent, [PATCHCORE | {"init_args": small}], [0, 1])
+    content = yaml.safe_load(config.read_text())
+    del content["protocol"]
+    config.write_text(yaml.safe_dump(content))
+    tables = []
+    for pipeline in (AnomalibBenchmark, Benchmark):
+        folder = part_folder.parent / pipeline.__module__
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        seed_everything(0)  # anomalib builds the first model before it has set a seed
+        pipeline().run(Namespace(config=str(config)))
+        (path,) = folder.glob("runs/benchmark/*/results.csv")
+        tables.append(pd.read_csv(path))
+    theirs, ours = (table.drop(columns=table.filter(like="duration").columns) for table in tables)
+    pd.testing.assert_frame_equal(ours, theirs)
+    assert len(ours) == 2

@@ -3,11 +3,13 @@
 
 """PFADSeg has the published sizes, and each attention module keeps the promises of its equations."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
 from destseg_anomalib.models.pfadseg.attention import (
@@ -21,6 +23,15 @@ from destseg_anomalib.models.pfadseg.torch_model import PFADSegModel
 
 def parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def giga_multiply_adds(model: PFADSegModel) -> list[float]:
+    """Of the whole, the student and the segmentation network at 256², on the device `meta`, which computes nothing."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).to("meta").eval()(torch.empty(1, 3, 256, 256, device="meta"))
+    whole = type(model).__name__
+    counts = counter.get_flop_counts()
+    return [sum(counts[part].values()) / 2e9 for part in (whole, f"{whole}.student", f"{whole}.segmentation")]
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +48,25 @@ def test_parameters_are_as_many_as_the_specification_counts(model) -> None:
     assert parameters(model.segmentation.head) == 863_489
 
 
+def test_multiply_adds_are_as_many_as_the_specification_counts(model) -> None:
+    assert giga_multiply_adds(model) == pytest.approx([37.539, 10.307, 25.401], abs=1e-3)
+
+
 @pytest.mark.parametrize(
-    ("switches", "student", "segmentation"),
+    ("switches", "student", "segmentation", "multiply_adds"),
     [
-        ({"pcar": False}, 26_086_464, 3_917_313),
-        ({"aff": False}, 50_258_864, 6_191_393),
-        ({"aff": False, "pcar": False}, 24_665_024, 3_782_401),
+        ({"pcar": False}, 26_086_464, 3_917_313, [23.042, 5.473, 15.737]),
+        ({"aff": False}, 50_258_864, 6_191_393, [37.136, 10.172, 25.132]),
+        ({"aff": False, "pcar": False}, 24_665_024, 3_782_401, [22.639, 5.338, 15.469]),
     ],
 )
-def test_switching_modules_off_leaves_the_counts_of_the_specification(switches, student, segmentation) -> None:
+def test_switching_modules_off_leaves_the_counts_of_the_specification(
+    switches, student, segmentation, multiply_adds
+) -> None:
     model = PFADSegModel(pre_trained=False, **switches)
     assert parameters(model.student) == student
     assert parameters(model.segmentation) == segmentation
+    assert giga_multiply_adds(model) == pytest.approx(multiply_adds, abs=1e-3)
 
 
 def test_with_all_switches_off_it_is_destseg() -> None:
@@ -163,3 +181,29 @@ def test_both_phases_give_gradients_to_their_network_only() -> None:
     sum(model.segmentation_losses(images, mask, gamma=4).values()).backward()
     assert all(p.grad is None for p in model.student.parameters())
     assert all(p.grad is not None for p in model.segmentation.parameters())
+
+
+def test_an_exported_network_agrees_for_one_image_and_for_four(model, tmp_path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    trained = copy.deepcopy(model)
+    for layer in trained.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 0.3  # statistics of a few batches, so that the map is not the same everywhere
+    with torch.no_grad():
+        for _ in range(8):
+            trained.train()(torch.rand(8, 3, 64, 64))
+    trained.eval()
+
+    path, batch = tmp_path / "pfadseg.onnx", torch.export.Dim("batch", min=1)
+    example = torch.rand(2, 3, 64, 64)
+    torch.onnx.export(trained, (example,), path, dynamo=True, dynamic_shapes={"images": {0: batch}}, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    for count in (1, 4):
+        images = torch.rand(count, 3, 64, 64)
+        with torch.no_grad():
+            expected = trained(images)
+        score, anomaly_map = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        assert expected.anomaly_map.std() > 1e-3
+        assert abs(anomaly_map - expected.anomaly_map.numpy()).max() < 1e-4
+        assert abs(score - expected.pred_score.numpy()).max() < 1e-4

@@ -3,13 +3,22 @@
 
 """What several tests need: the shared data of the workshop, where it is there, and small images."""
 
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from anomalib.data import Folder
+
+# Of the processes that tests start, too: several threads in each of several processes get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -51,6 +60,23 @@ def make_part_folder(root: Path) -> Path:
             suffix = "_mask" if "ground_truth" in split else ""
             cv2.imwrite(str(folder / f"{index:03d}{suffix}.png"), image)
     return root / "parts"
+
+
+def make_part_data(folder: Path, batch_size: int = 4, **kwargs: Any) -> "Folder":
+    """Make the data module of such a folder; other arguments go to `Folder`."""
+    from anomalib.data import Folder  # takes seconds to import, which tests without data need not wait for
+
+    arguments = {
+        "normal_dir": "train/good",
+        "normal_test_dir": "test/good",
+        "abnormal_dir": "test/hole",
+        "mask_dir": "ground_truth/hole",
+        "train_batch_size": batch_size,
+        "eval_batch_size": 4,
+        "num_workers": 0,
+        "val_split_mode": "same_as_test",
+    }
+    return Folder("parts", root=folder, **(arguments | kwargs))
 
 
 @pytest.fixture

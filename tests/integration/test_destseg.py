@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, MVTecAD
+from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -18,25 +18,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from destseg_anomalib import DeSTSeg, RoundedBilinearResize
 from destseg_anomalib.metrics import instance_average_precision, precision_at_instance_recall
 from destseg_anomalib.models.teacher import Teacher
-from tests.conftest import make_part_folder
+from tests.conftest import make_part_data, make_part_folder
 
 SMALL = {"backbone": "resnet18", "pre_trained": False, "image_size": (64, 64)}
-
-
-def make_data(folder: Path, batch_size: int = 4, **kwargs: Any) -> Folder:
-    return Folder(
-        "parts",
-        root=folder,
-        normal_dir="train/good",
-        normal_test_dir="test/good",
-        abnormal_dir="test/hole",
-        mask_dir="ground_truth/hole",
-        train_batch_size=batch_size,
-        eval_batch_size=4,
-        num_workers=0,
-        val_split_mode="same_as_test",
-        **kwargs,
-    )
 
 
 class Recorder(Callback):
@@ -57,7 +41,7 @@ def fit(folder: Path, out: Path, *, seed: int = 0, batch_size: int = 4, trainer:
     engine = Engine(
         default_root_dir=out, accelerator="cpu", devices=1, logger=False, callbacks=[recorder], **(trainer or {})
     )
-    engine.fit(model, datamodule=make_data(folder, batch_size))
+    engine.fit(model, datamodule=make_part_data(folder, batch_size))
     return engine, model, recorder
 
 
@@ -128,7 +112,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     folder = make_part_folder(root)
     engine, model, _ = fit(folder, root / "results", student_steps=6, segmentation_steps=6)
-    figures = engine.test(model, datamodule=make_data(folder))[0]
+    figures = engine.test(model, datamodule=make_part_data(folder))[0]
     return SimpleNamespace(engine=engine, model=model, folder=folder, figures=figures, root=root)
 
 
@@ -142,10 +126,10 @@ def test_the_checkpoint_has_the_final_weights_and_thresholds_and_no_code(trained
 def test_a_test_from_the_checkpoint_and_figures_computed_offline_agree(trained) -> None:
     other = DeSTSeg(**(SMALL | {"image_size": (32, 32)}))  # as a user who forgot the size on the command line
     engine = Engine(default_root_dir=trained.root / "again", accelerator="cpu", devices=1, logger=False)
-    again = engine.test(other, datamodule=make_data(trained.folder), ckpt_path=trained.engine.best_model_path)[0]
+    again = engine.test(other, datamodule=make_part_data(trained.folder), ckpt_path=trained.engine.best_model_path)[0]
     assert again == pytest.approx(trained.figures, abs=1e-6)
 
-    data = make_data(trained.folder)
+    data = make_part_data(trained.folder)
     data.setup()
     data.test_data.augmentations = RoundedBilinearResize((64, 64))
     batch = data.test_data.collate_fn([data.test_data[i] for i in range(len(data.test_data))])
@@ -181,7 +165,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(trained, tmp_path, chan
     torch.save(checkpoint, tmp_path / "other.ckpt")
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False)
     with pytest.raises(ValueError, match=sentence):
-        engine.test(DeSTSeg(**SMALL), datamodule=make_data(trained.folder), ckpt_path=tmp_path / "other.ckpt")
+        engine.test(DeSTSeg(**SMALL), datamodule=make_part_data(trained.folder), ckpt_path=tmp_path / "other.ckpt")
 
 
 def test_a_loaded_model_has_its_transform_and_asks_for_no_weights(trained, monkeypatch) -> None:
@@ -237,7 +221,7 @@ def test_one_optimiser_has_the_published_groups() -> None:
 def test_a_batch_of_one_image_is_refused(part_folder, tmp_path) -> None:
     with pytest.raises(ValueError, match="train_batch_size=1 cannot train"):
         fit(part_folder, tmp_path, batch_size=1)
-    data = make_data(part_folder, batch_size=1)
+    data = make_part_data(part_folder, batch_size=1)
     data.setup()
     data.train_data.augmentations = RoundedBilinearResize((64, 64))
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False)

@@ -86,8 +86,12 @@ def test_the_training_tables_account_for_every_step(part_folder, tmp_path) -> No
 
     datamodule, category = open_data(part_folder, batch=2, root=tmp_path)
     lines = "\n".join(training_tables("DeSTSeg", Setting(datamodule, category, "resnet18", (32, 32), 2, 1))).split("\n")
-    steps = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| float32 | 1", "| bfloat16 | 1"))]
-    steps += [line.strip("| ").split(" | ") for line in lines if line.startswith(("| float32 | 2", "| bfloat16 | 2"))]
+    steps = [
+        line.strip("| ").split(" | ") for line in lines if line.startswith(("| float32 | 1 |", "| bfloat16 | 1 |"))
+    ]
+    steps += [
+        line.strip("| ").split(" | ") for line in lines if line.startswith(("| float32 | 2 |", "| bfloat16 | 2 |"))
+    ]
     assert len(steps) == 4
     for row in steps:
         assert sum(float(cell.rstrip("%")) for cell in row[5:9]) == pytest.approx(100, abs=0.3)

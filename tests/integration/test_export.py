@@ -90,11 +90,11 @@ def native_images(shape: tuple[int, int, int, int]) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
 
 
-def assert_agreement(run: Run, model: AnomalibModule) -> None:
+def assert_agreement(run: Run, model: AnomalibModule, map_limit: float = MAP_LIMIT) -> None:
     for shape in SHAPES:
         images = native_images(shape)
         expected, actual = predict(model, images), run(images)
-        assert np.abs(actual["anomaly_map"] - expected["anomaly_map"]).max() < MAP_LIMIT
+        assert np.abs(actual["anomaly_map"] - expected["anomaly_map"]).max() < map_limit
         assert np.abs(actual["pred_score"] - expected["pred_score"]).max() < SCORE_LIMIT
 
 
@@ -105,7 +105,7 @@ def onnx_file(trained) -> Path:
 
 
 def test_onnx_runtime_agrees_with_the_model_at_any_size_and_batch(trained, onnx_file) -> None:
-    assert_agreement(run_onnx(onnx_file), trained.model)
+    assert_agreement(run_onnx(onnx_file), trained.model, map_limit=1e-4)
 
 
 def test_openvino_agrees_with_the_model_at_any_size_and_batch(trained) -> None:

@@ -5,13 +5,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from destseg_anomalib.metrics.ordering import to_ordered, to_signed
+from destseg_anomalib.metrics.ordering import to_ordered
 
 GROUP = 1 << 20  # pixels sorted at a time: many enough for few searches, small beside the store
 FEW = 1 << 12  # thresholds up to which finding each score among them is faster than sorting the scores
@@ -109,27 +111,23 @@ class ExactNegatives:
         counts = np.zeros((2, thresholds.size), dtype=np.int64)
         # Order matters only between the thresholds; what lies above them is a number, what lies below is nothing.
         counts += sum(int(np.count_nonzero(chunk > thresholds[-1])) for chunk in self.chunks)
-        keys = to_signed(thresholds)
-        blocks = [slice(start, start + BLOCK) for start in range(0, keys.size, BLOCK)]
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for group in self._between(thresholds[0], thresholds[-1]):
-                # PyTorch sorts integers by radix, with all threads: several times faster than NumPy sorts float32 on
-                # processors with slow AVX-512, and not slower on others.
-                ordered = torch.from_numpy(to_signed(np.concatenate(group))).sort().values.numpy()
-                reaching = pool.map(lambda block: _reaching(ordered, keys[block]), blocks)  # noqa: B023 - used at once
-                for block, added in zip(blocks, reaching, strict=True):
-                    counts[:, block] += added
+        groups = self._between(thresholds[0], thresholds[-1])
+        lock, workers = Lock(), min(4, torch.get_num_threads())
+        with ThreadPoolExecutor(workers) as pool:
+            while some := list(islice(groups, workers)):  # not all at once, for they are copies
+                list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), some))
         return counts
 
     def _between(self, lowest: np.float32, highest: np.float32) -> Iterator[list[NDArray[np.float32]]]:
         """Copy the scores in a range, in groups worth a sort."""
-        group, size = [np.empty(0, np.float32)], 0
+        group: list[NDArray[np.float32]] = []
+        size = 0
         for chunk in self.chunks:
             group.append(chunk[(chunk >= lowest) & (chunk <= highest)])
             size += group[-1].size
             if size >= GROUP:
                 yield group
-                group, size = [np.empty(0, np.float32)], 0
+                group, size = [], 0
         yield group
 
 
@@ -141,16 +139,25 @@ def _tally(chunks: Sequence[NDArray[np.float32]], edges: NDArray[np.float32]) ->
     return tally
 
 
-def _reaching(ordered: NDArray[np.int32], thresholds: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Count the ascending scores at least as high as, and above, each ascending threshold, ``(2, U)``."""
-    first = int(ordered.searchsorted(thresholds[0], "left"))
-    stretch = ordered[first : int(ordered.searchsorted(thresholds[-1], "right"))]
-    left = stretch.searchsorted(thresholds, "left")
-    right = left.copy()
-    if stretch.size:
-        tied = np.flatnonzero(stretch.take(left, mode="clip") == thresholds)
-        right[tied] = stretch.searchsorted(thresholds[tied], "right")
-    return ordered.size - first - np.stack([left, right])
+def _add_counts(
+    group: list[NDArray[np.float32]], thresholds: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock
+) -> None:
+    """Add one group's share to the counts. NumPy sorts and searches without the GIL."""
+    between = np.concatenate([np.empty(0, np.float32), *group])
+    between.sort()
+    for start in range(0, thresholds.size, BLOCK):
+        block = thresholds[start : start + BLOCK]
+        first = int(between.searchsorted(block[0], "left"))
+        stretch = between[first : int(between.searchsorted(block[-1], "right"))]
+        left = stretch.searchsorted(block, "left")
+        right = left.copy()
+        if stretch.size:
+            tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
+            right[tied] = stretch.searchsorted(block[tied], "right")
+        reaching = between.size - first
+        with lock:
+            counts[0, start : start + BLOCK] += reaching - left
+            counts[1, start : start + BLOCK] += reaching - right
 
 
 class BinnedNegatives:

@@ -25,25 +25,8 @@ def to_ordered(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
         >>> to_ordered(np.array([-1.0, -0.0, 0.0, 1.0], dtype=np.float32)).tolist()
         [1082130431, 2147483648, 2147483648, 3212836864]
     """
-    return (to_signed(scores) ^ np.int32(-(2**31))).view(np.uint32)
-
-
-def to_signed(scores: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Map scores to signed integers that compare as the scores do, for sorts that know no unsigned ones.
-
-    Args:
-        scores: Float32 array of any shape, without NaN. Both zeros map to zero.
-
-    Returns:
-        Int32 array of the same shape.
-
-    Example:
-        >>> import numpy as np
-        >>> to_signed(np.array([-1.0, -0.0, 0.0, 1.0], dtype=np.float32)).tolist()
-        [-1065353217, 0, 0, 1065353216]
-    """
     bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0 into +0
-    return bits ^ ((bits >> 31) & np.int32(2**31 - 1))
+    return (bits ^ ((bits >> 31) | np.int32(-(2**31)))).view(np.uint32)
 
 
 def from_ordered(keys: NDArray[np.uint32]) -> NDArray[np.float32]:

@@ -79,6 +79,17 @@ def make_part_data(folder: Path, batch_size: int = 4, **kwargs: Any) -> "Folder"
     return Folder("parts", root=folder, **(arguments | kwargs))
 
 
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """File of a backbone's weights: random ones, but not those that a test's own seed would give."""
+    import timm
+
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.manual_seed(3)
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+    return str(path)
+
+
 @pytest.fixture
 def part_folder(tmp_path: Path) -> Path:
     """A folder of parts of the test's own."""

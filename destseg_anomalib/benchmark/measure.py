@@ -35,11 +35,12 @@ class Predictions(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, object]] = []
         self.maps: list[torch.Tensor] = []
+        self.masks: dict[str, str | None] = {}
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
         """Keep the score, and the map at up to 128 pixels a side, of every image of the batch."""
         del pl_module, args
-        masks = _mask_files(trainer)
+        self.masks = self.masks or _mask_files(trainer)
         maps, scores = outputs.anomaly_map, outputs.pred_score
         size = outputs.batch_size
         if maps is not None:
@@ -51,7 +52,7 @@ class Predictions(Callback):
         labels = [None] * size if outputs.gt_label is None else outputs.gt_label.flatten().int().tolist()
         values = [None] * size if scores is None else scores.detach().flatten().tolist()
         for path, label, score in zip(outputs.image_path, labels, values, strict=True):
-            self.rows.append({"image_path": path, "mask_path": masks.get(path), "label": label, "score": score})
+            self.rows.append({"image_path": path, "mask_path": self.masks.get(path), "label": label, "score": score})
 
     def write(self, folder: Path) -> None:
         """Write `images.csv` and `maps/<index>.png`, 8-bit grey between the lowest and the highest value of all maps.

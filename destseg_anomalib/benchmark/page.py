@@ -12,8 +12,8 @@ import pandas as pd
 
 from destseg_anomalib.benchmark.charts import HEIGHT, LINE, WIDTH, Chart, cost_chart, curve_chart
 from destseg_anomalib.benchmark.gallery import GROUPS, make_gallery
-from destseg_anomalib.benchmark.records import environments, read_curves, read_defects, read_failures
-from destseg_anomalib.benchmark.tables import AVERAGE, DASH, LAYOUTS, compare, grids, notes
+from destseg_anomalib.benchmark.records import Failure, environments, read_curves, read_defects
+from destseg_anomalib.benchmark.tables import AVERAGE, DASH, LAYOUTS, grids, notes
 
 # Columns of the sortable table: what this package is about comes first, where a phone shows it.
 FIGURE_NAMES = {
@@ -60,19 +60,26 @@ class Row(NamedTuple):
     cells: list[Cell]
 
 
-def render(results_dir: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> str:
+def render(
+    results_dir: Path,
+    rows: pd.DataFrame,
+    summary: pd.DataFrame,
+    compared: pd.DataFrame,
+    failures: Sequence[Failure],
+) -> str:
     """Write the page.
 
     Args:
         results_dir: The folder of the benchmark.
         rows: What :func:`~destseg_anomalib.benchmark.records.read_rows` returns.
         summary: What :func:`~destseg_anomalib.benchmark.tables.summarise` returns.
+        compared: What :func:`~destseg_anomalib.benchmark.tables.compare` returns.
+        failures: What :func:`~destseg_anomalib.benchmark.records.read_failures` returns.
 
     Returns:
         HTML with everything inside.
     """
     models = list(rows["model"].unique())
-    compared = compare(summary)
     curves = read_curves(results_dir, rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -87,7 +94,7 @@ def render(results_dir: Path, rows: pd.DataFrame, summary: pd.DataFrame) -> str:
         jobs=len(rows),
         seeds=rows["seed"].nunique(),
         environments=list(environments(rows)),
-        failures=read_failures(results_dir, rows),
+        failures=failures,
         columns=[*COLUMNS.values()],
         higher_is_better=[*FIGURE_NAMES.values(), COST_NAMES["train_images_per_second"]],
         rows=sortable_rows(summary, models),

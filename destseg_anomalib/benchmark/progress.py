@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from destseg_anomalib.benchmark.results import job_identity
+
 if TYPE_CHECKING:
     from destseg_anomalib.benchmark.job import ProtocolJob
 
@@ -76,7 +78,6 @@ class JobProgress(Progress):
         if not self.seconds:
             return "time left not known yet"
         average = mean(second for seconds in self.seconds.values() for second in seconds)
-        models = [job.config["model"] for job in self.waiting]
-        names = [model.get("name") or model["class_path"].rpartition(".")[2] for model in models]
+        names = [job_identity(job.config)["model"] for job in self.waiting]
         left = sum(mean(self.seconds.get(name, [average])) for name in names) / self.slots
         return f"{timedelta(seconds=round(left))} left"

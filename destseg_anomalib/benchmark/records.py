@@ -10,21 +10,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from destseg_anomalib.benchmark.results import METRICS, read_result
+from destseg_anomalib.benchmark.results import COSTS, ENVIRONMENT, METRICS, read_result
 
-# What a job cost; its figures are METRICS, in [0, 1].
-COSTS = (
-    "fit_seconds",
-    "test_seconds",
-    "train_images_per_second",
-    "latency_1_median_ms",
-    "latency_1_p95_ms",
-    "latency_32_median_ms",
-    "latency_32_p95_ms",
-    "peak_memory_mib",
-)
 KEYS = ("job", "model", "dataset", "category", "status")
-ENVIRONMENT = ("anomalib", "torch", "destseg_anomalib", "machine", "git_revision")
 
 
 class Failure(NamedTuple):

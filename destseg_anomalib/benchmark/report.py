@@ -50,7 +50,7 @@ def write_report(results_dir: Path) -> Path:
     else:
         (folder / "failed.md").unlink(missing_ok=True)
     page = folder / "report.html"
-    page.write_text(render(results_dir, rows, summary), encoding="utf-8")
+    page.write_text(render(results_dir, rows, summary, compared, failures), encoding="utf-8")
     return page
 
 

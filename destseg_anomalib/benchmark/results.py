@@ -25,15 +25,18 @@ METRICS = (
     "IAP",
     "IAP@90",
 )
-"""The figures that every model has."""
+"""The figures that every model has, in [0, 1]."""
 
-COLUMNS = (
-    *("job", "model", "dataset", "category", "seed", "status"),
-    *METRICS,
+COSTS = (
     *("fit_seconds", "test_seconds", "train_images_per_second"),
     *("latency_1_median_ms", "latency_1_p95_ms", "latency_32_median_ms", "latency_32_p95_ms", "peak_memory_mib"),
-    *("anomalib", "torch", "destseg_anomalib", "machine", "git_revision"),
 )
+"""What a job took."""
+
+ENVIRONMENT = ("anomalib", "torch", "destseg_anomalib", "machine", "git_revision")
+"""What it ran on."""
+
+COLUMNS = ("job", "model", "dataset", "category", "seed", "status", *METRICS, *COSTS, *ENVIRONMENT)
 """Columns of the table, in their order; further figures of the evaluator follow the common ones."""
 
 

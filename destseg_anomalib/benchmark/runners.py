@@ -7,6 +7,7 @@ Every job has a process of its own. Its peak memory is then its own and not that
 random is left over from an earlier job, and when the system kills one for want of memory, the rest goes on.
 """
 
+import json
 import multiprocessing
 import os
 import sys
@@ -27,7 +28,7 @@ from anomalib.pipelines.components.base import Runner
 
 from destseg_anomalib.benchmark.job import ProtocolJob
 from destseg_anomalib.benchmark.progress import JobProgress
-from destseg_anomalib.benchmark.results import RESULT_FILE, write_table
+from destseg_anomalib.benchmark.results import RESULT_FILE, write_result, write_table
 
 if TYPE_CHECKING:
     from destseg_anomalib.benchmark.pipeline import Protocol, ProtocolJobGenerator
@@ -239,4 +240,7 @@ def _unpack(files: dict[str, bytes], folder: Path) -> None:
     for name, content in files.items():  # the result last, as it is packed
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        if name == RESULT_FILE:
+            write_result(folder, json.loads(content))
+        else:
+            path.write_bytes(content)

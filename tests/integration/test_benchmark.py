@@ -16,8 +16,6 @@ import cv2
 import pandas as pd
 import psutil
 import pytest
-import timm
-import torch
 import yaml
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines import Benchmark as AnomalibBenchmark
@@ -70,15 +68,6 @@ def run(config: Path) -> pd.DataFrame:
 
 def figures(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     return table.set_index("job")[list(METRICS)].to_dict("index")
-
-
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory) -> str:
-    """File of a backbone's weights; random ones will do."""
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.manual_seed(0)
-    torch.save(timm.create_model("resnet18").state_dict(), path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

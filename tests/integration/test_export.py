@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder
 from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
@@ -22,7 +21,7 @@ from lightning.pytorch import seed_everything
 from torchvision.transforms import v2
 
 from destseg_anomalib import DeSTSeg, PFADSeg
-from tests.conftest import make_part_folder
+from tests.conftest import make_part_data, make_part_folder
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -35,26 +34,11 @@ SHAPES = [(count, 3, *size) for size in ((225, 225), (175, 125), (256, 256)) for
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def make_data(folder: Path) -> Folder:
-    return Folder(
-        "parts",
-        root=folder,
-        normal_dir="train/good",
-        normal_test_dir="test/good",
-        abnormal_dir="test/hole",
-        mask_dir="ground_truth/hole",
-        train_batch_size=4,
-        eval_batch_size=4,
-        num_workers=0,
-        val_split_mode="same_as_test",
-    )
-
-
 @pytest.fixture(scope="module", params=[DeSTSeg, PFADSeg])
 def trained(request, tmp_path_factory) -> SimpleNamespace:
     """A model trained for a few steps on small images, its data and the folder of both."""
     root = tmp_path_factory.mktemp("export")
-    data = make_data(make_part_folder(root))
+    data = make_part_data(make_part_folder(root))
     seed_everything(0, verbose=False)
     model = request.param(
         backbone="resnet18", pre_trained=False, image_size=(64, 64), student_steps=4, segmentation_steps=16

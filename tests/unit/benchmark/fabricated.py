@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from destseg_anomalib.benchmark.results import METRICS
+
 SIDE, MAP_SIDE, IMAGES = 96, 32, 6
 COSTS = {"fit_seconds": 60, "test_seconds": 4, "train_images_per_second": 12.5, "peak_memory_mib": 900}
 LATENCIES = {f"latency_{batch}_{what}_ms": 10.0 * batch for batch in (1, 32) for what in ("median", "p95")}
@@ -27,16 +29,6 @@ TRACEBACK = """Traceback (most recent call last):
 RuntimeError: <out of memory>
 Given: nothing
 """
-METRICS = (
-    "image_AUROC",
-    "image_F1Score",
-    "pixel_AUROC",
-    "pixel_AP",
-    "pixel_AUPRO",
-    "pixel_F1Score",
-    "IAP",
-    "IAP@90",
-)
 
 
 def make_results(

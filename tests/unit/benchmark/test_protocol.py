@@ -19,14 +19,6 @@ def patchcore(pre_processor: PreProcessor | bool = True) -> Patchcore:
     return Patchcore(backbone="resnet18", layers=["layer1"], pre_trained=False, pre_processor=pre_processor)
 
 
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.manual_seed(3)
-    torch.save(timm.create_model("resnet18").state_dict(), path)
-    return str(path)
-
-
 def test_masks_are_rounded_maps_raw_and_the_models_normalisation_stays() -> None:
     model = patchcore()
     protocol.apply(model)

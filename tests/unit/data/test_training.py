@@ -11,20 +11,11 @@ from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 from destseg_anomalib.data import training
 from destseg_anomalib.data.training import StepSampler, TrainingImages, training_images, training_loader
 from destseg_anomalib.transforms import RoundedBilinearResize
+from tests.conftest import make_part_data
 
 
 def make_datamodule(folder, batch_size: int = 3, **kwargs) -> Folder:
-    datamodule = Folder(
-        "parts",
-        root=folder,
-        normal_dir="train/good",
-        normal_test_dir="test/good",
-        abnormal_dir="test/hole",
-        mask_dir="ground_truth/hole",
-        train_batch_size=batch_size,
-        num_workers=0,
-        **kwargs,
-    )
+    datamodule = make_part_data(folder, batch_size, **kwargs)
     datamodule.setup()
     datamodule.train_data.augmentations = RoundedBilinearResize((32, 32))
     return datamodule

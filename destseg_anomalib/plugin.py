@@ -16,7 +16,7 @@ from types import ModuleType
 # its own end. All this may happen in the middle of an import of `anomalib.engine` or `anomalib.cli.cli`, which are
 # then half made: the modules on the right must do without them.
 OURS_AFTER = {
-    "anomalib.cli.pipelines": "destseg_anomalib.benchmark",
+    "anomalib.cli.pipelines": "destseg_anomalib.benchmark.pipeline",
     "anomalib.data": "destseg_anomalib.data",
     "anomalib.models": "destseg_anomalib.models",
 }

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Max
 
+from destseg_anomalib.benchmark.measure import processor_name
 from destseg_anomalib.metrics import IAP
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
@@ -208,7 +209,7 @@ def main() -> None:
         measure(arguments.side, arguments.folder, *sizes[0])
         return
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
         f"load before the start {os.getloadavg()[0]:.1f}\n"
     )

@@ -24,6 +24,7 @@ import torch
 from anomalib.data.utils.generators import PerlinAnomalyGenerator
 from official_style import corrupt, draw_mask, read
 
+from destseg_anomalib.benchmark.measure import processor_name
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank
 from destseg_anomalib.synthesis.builtin import builtin_textures
 from destseg_anomalib.synthesis.perlin import perlin_masks
@@ -80,11 +81,8 @@ def cpu_seconds(side: Side) -> float:
 
 def machine() -> str:
     """Name what the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
     return (
-        f"{next(names, platform.machine())}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), "
+        f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), "
         f"Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}, "
         f"torch {torch.__version__}, load before the start {os.getloadavg()[0]:.1f}"
     )

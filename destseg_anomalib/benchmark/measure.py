@@ -198,7 +198,7 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
         True
     """
     on_gpu = device is not None and device.type == "cuda"
-    processor = torch.cuda.get_device_name(device) if on_gpu else _cpu()
+    processor = torch.cuda.get_device_name(device) if on_gpu else processor_name()
     return {
         "anomalib": version("anomalib"),
         "torch": version("torch"),
@@ -208,8 +208,13 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
     }
 
 
-def _cpu() -> str:
-    """Name of the processor, which the platform module does not know on Linux."""
+def processor_name() -> str:
+    """Name of the processor, which the platform module does not know on Linux.
+
+    Example:
+        >>> bool(processor_name())
+        True
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`anomalib benchmark` with the papers' protocol.
+"""`anomalib benchmark` with the papers' protocol, registered at the end.
 
 anomalib imports this module while its own command line is still being made. So what needs models is imported later.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from anomalib.cli import pipelines
 from anomalib.pipelines import Benchmark as AnomalibBenchmark
 from anomalib.pipelines.components.base import JobGenerator
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
@@ -236,3 +237,7 @@ def _job_config(cell: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
         parse_arguments(find_class(base, part.get("class_path", "")), part.get("init_args", {}))
     # As it will be read back from a file, so that it compares equal.
     return dict(json.loads(json.dumps({"model": model, "data": data, "seed": cell["seed"], **common}, default=str)))
+
+
+if pipelines.PIPELINE_REGISTRY is not None:
+    pipelines.PIPELINE_REGISTRY["benchmark"] = Benchmark

@@ -18,6 +18,7 @@ from torch import nn
 
 from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.transforms import RoundedBilinearResize
+from tests.conftest import make_part_data
 
 SIZE = (40, 40)
 
@@ -47,20 +48,7 @@ class Brightness(AnomalibModule):
 
 def parts(root: Path, **arguments: Any) -> Folder:
     """The folder of parts as anomalib's data module."""
-    return Folder(
-        **{
-            "name": "parts",
-            "root": root,
-            "normal_dir": "train/good",
-            "normal_test_dir": "test/good",
-            "abnormal_dir": "test/hole",
-            "mask_dir": "ground_truth/hole",
-            "eval_batch_size": 2,
-            "num_workers": 0,
-            "val_split_mode": "same_as_test",
-            **arguments,
-        }
-    )
+    return make_part_data(root, **({"eval_batch_size": 2} | arguments))
 
 
 def engine(folder: Path, **arguments: Any) -> Engine:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from brightness import Brightness, engine, parts
-from conftest import make_part_folder
 from torch import distributed, multiprocessing
 
 from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.metrics.curves import mean_precision
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.iap import _IAP, _IAPAtRecall
+from tests.conftest import make_part_folder
 
 
 def image_sets() -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from anomalib.data import ImageBatch
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
 from official_style import plain, predict
-from torch.utils.data import DataLoader
 
 import destseg_anomalib
 from destseg_anomalib.models.inference import inference_copy
@@ -96,7 +96,7 @@ WAYS: dict[str, Callable[[Subject], Predict]] = {
 
 def export(subject: Subject) -> None:
     """Write the model in all the forms that `WAYS` reads. What INT8 is calibrated on does not change its time."""
-    noise = DataLoader([{"image": torch.rand(1, 3, subject.size, subject.size)}] * 4, batch_size=None)
+    noise = [ImageBatch(image=torch.rand(1, 3, subject.size, subject.size))] * 4
     datamodule = SimpleNamespace(setup=lambda _: None, val_dataloader=lambda: noise, train_batch_size=1)
     model, exporter = subject.build(), {"opset_version": 18, "verbose": False}
     model.to_onnx(subject.folder, **exporter)

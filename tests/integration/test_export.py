@@ -144,3 +144,23 @@ def test_the_onnx_file_runs_without_torch(trained, onnx_file, tmp_path) -> None:
     expected = predict(trained.model, picture)["pred_score"].item()
     assert float(done.stdout.split()[1].rstrip(",")) == pytest.approx(expected, abs=2e-3)
     assert cv2.imread(str(tmp_path / "heat.png")).shape == (64, 64, 3)
+
+
+def test_the_fidelity_of_every_way_is_printed(trained, monkeypatch, capsys) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    if isinstance(trained.model, PFADSeg):
+        pytest.skip("the ways are the same for both models, and each takes seconds to compile")
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    (checkpoint,) = trained.root.glob("**/model.ckpt")
+    monkeypatch.setattr(sys, "argv", ["export_fidelity.py", str(checkpoint), "--data", str(trained.root / "parts")])
+    import export_fidelity
+
+    monkeypatch.setattr(export_fidelity, "SIZES", ((100, 90),))
+    export_fidelity.main()
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    parity = [cells for cells in lines if len(cells) == 4 and cells[1].endswith("100 x 90")]
+    assert len(parity) == 4
+    figures = {cells[0]: list(map(float, cells[1:])) for cells in lines if len(cells) == 6 and "AP" not in cells[1]}
+    assert len(figures) == 7
+    assert figures["ONNX Runtime"] == pytest.approx(figures["PyTorch float32"], abs=1e-3)

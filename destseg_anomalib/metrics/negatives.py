@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-GROUP = 1 << 20  # pixels sorted at a time: many enough for few searches, small beside the store
-FEW = 1 << 12  # thresholds up to which finding each score among them is faster than sorting the scores
+GROUP = 1 << 18  # scores binned or sorted at a time: many enough for few searches, small beside the store
+BIN_BITS = 19  # a table of as many bins fits the cache, and few scores fall into the bins of thresholds
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
 
@@ -90,74 +89,98 @@ class ExactNegatives:
         Returns:
             The counts, all int64.
         """
-        few = thresholds.size <= FEW
-        at_least, above = self.sum_processes(self._search(thresholds) if few else self._sort(thresholds))
+        is_new = np.append(True, thresholds[1:] != thresholds[:-1])[: thresholds.size]
+        distinct = thresholds[is_new]
+        at_least, above = self.sum_processes(self._count(distinct))[:, np.cumsum(is_new) - 1]
         return NegativeCounts(at_least, at_least, at_least, above)
 
-    def _search(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Count at few thresholds: find each score among them. Rows are at least, above."""
-        beyond = np.nextafter(thresholds, np.float32(np.inf))  # to lie above a score is to reach the next float32
-        edges = np.unique(np.concatenate([thresholds, beyond]))
-        workers = torch.get_num_threads()
-        with ThreadPoolExecutor(workers) as pool:
-            tallies = list(pool.map(lambda first: _tally(self.chunks[first::workers], edges), range(workers)))
-        reaching = np.cumsum(np.sum(tallies, axis=0)[::-1])[::-1][1:]  # scores at or above each edge
-        counts = np.stack([reaching[edges.searchsorted(thresholds)], reaching[edges.searchsorted(beyond)]])
-        counts[1, np.isposinf(thresholds)] = 0
-        return counts
-
-    def _sort(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Count at many thresholds: sort the scores. Rows are at least, above."""
+    def _count(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Count in this process. Rows are at least, above."""
         counts = np.zeros((2, thresholds.size), dtype=np.int64)
-        # Order matters only between the thresholds; what lies above them is a number, what lies below is nothing.
-        counts += sum(int(np.count_nonzero(chunk > thresholds[-1])) for chunk in self.chunks)
-        groups = self._between(thresholds[0], thresholds[-1])
-        lock, workers = Lock(), min(4, torch.get_num_threads())
-        with ThreadPoolExecutor(workers) as pool:
-            while some := list(islice(groups, workers)):  # not all at once, for they are copies
-                list(pool.map(lambda group: _add_counts(group, thresholds, counts, lock), some))
+        if thresholds.size:
+            bins, lock, workers = _Bins(thresholds), Lock(), min(4, torch.get_num_threads())
+            with ThreadPoolExecutor(workers) as pool:
+                parts = [self.chunks[first::workers] for first in range(workers)]
+                list(pool.map(lambda part: bins.count(part, counts, lock), parts))
         return counts
 
-    def _between(self, lowest: np.float32, highest: np.float32) -> Iterator[list[NDArray[np.float32]]]:
-        """Copy the scores in a range, in groups worth a sort."""
-        group: list[NDArray[np.float32]] = []
-        size = 0
-        for chunk in self.chunks:
-            group.append(chunk[(chunk >= lowest) & (chunk <= highest)])
-            size += group[-1].size
-            if size >= GROUP:
-                yield group
-                group, size = [], 0
-        yield group
 
+class _Bins:
+    """Bins of many thresholds and between them. Where a bin holds no threshold, its scores need only be counted.
 
-def _tally(chunks: Sequence[NDArray[np.float32]], edges: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Count scores by how many of the ascending edges they reach, int64 ``(E + 1,)``."""
-    tally = np.zeros(edges.size + 1, dtype=np.int64)
-    for chunk in chunks:
-        tally += np.bincount(edges.searchsorted(chunk, "right"), minlength=tally.size)
-    return tally
+    Args:
+        thresholds: Float32 ``(U,)``, ascending.
+    """
 
+    def __init__(self, thresholds: NDArray[np.float32]) -> None:
+        self.thresholds = thresholds
+        keys = to_ordered(thresholds)
+        # The lower bits of keys are dropped, so that the rest tells so many bins apart that most hold no threshold.
+        bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
+        self.dropped_bits = np.uint32(max(0, int(keys[-1] - keys[0]).bit_length() - bits))
+        self.first = keys[0] >> self.dropped_bits
+        self.bins = self._bins_of(thresholds)
+        self.shared = np.zeros(self.bins[-1] + 1, dtype=np.bool_)
+        self.shared[self.bins] = True
 
-def _add_counts(
-    group: list[NDArray[np.float32]], thresholds: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock
-) -> None:
-    """Add one group's share to the counts. NumPy sorts and searches without the GIL."""
-    between = np.concatenate([np.empty(0, np.float32), *group])
-    between.sort()
-    for start in range(0, thresholds.size, BLOCK):
-        block = thresholds[start : start + BLOCK]
-        first = int(between.searchsorted(block[0], "left"))
-        stretch = between[first : int(between.searchsorted(block[-1], "right"))]
-        left = stretch.searchsorted(block, "left")
-        right = left.copy()
-        if stretch.size:
-            tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
-            right[tied] = stretch.searchsorted(block[tied], "right")
-        reaching = between.size - first
+    def count(self, chunks: Sequence[NDArray[np.float32]], counts: NDArray[np.int64], lock: Lock) -> None:
+        """Count scores; several threads may do so at once.
+
+        Args:
+            chunks: Float32 arrays ``(n,)``.
+            counts: Int64 ``(2, U)``: scores at least, and above each threshold are added here.
+            lock: Held while counts are written.
+        """
+        tally = np.zeros(self.shared.size, dtype=np.int64)
+        for close in _grouped(self._apart(chunk, tally) for chunk in chunks):
+            self._sort(close, counts, lock)
+        tally[self.shared] = 0
+        tally[-1] = sum(int(np.count_nonzero(chunk > self.thresholds[-1])) for chunk in chunks)
+        reaching = np.cumsum(tally[::-1], out=tally[::-1])[::-1][self.bins]
         with lock:
-            counts[0, start : start + BLOCK] += reaching - left
-            counts[1, start : start + BLOCK] += reaching - right
+            counts += reaching
+
+    def _bins_of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Bins of scores between the lowest and the highest threshold."""
+        return ((to_ordered(scores) >> self.dropped_bits) - self.first).astype(np.int64)
+
+    def _apart(self, chunk: NDArray[np.float32], tally: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Count scores by bins, and return those that share theirs with a threshold."""
+        between = chunk.compress((chunk >= self.thresholds[0]) & (chunk <= self.thresholds[-1]))
+        bins = self._bins_of(between)
+        np.add.at(tally, bins, 1)
+        return between.compress(self.shared.take(bins, mode="clip"))  # a `take` that checks bounds keeps the GIL
+
+    def _sort(self, scores: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock) -> None:
+        """Sort scores and add their share to the counts. NumPy sorts and searches without the GIL."""
+        scores.sort()
+        for start in range(0, self.thresholds.size, BLOCK):
+            block = self.thresholds[start : start + BLOCK]
+            first = int(scores.searchsorted(block[0], "left"))
+            stretch = scores[first : int(scores.searchsorted(block[-1], "right"))]
+            left = stretch.searchsorted(block, "left")
+            right = left.copy()
+            if stretch.size:
+                tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
+                right[tied] = stretch.searchsorted(block[tied], "right")
+            reaching = scores.size - first
+            with lock:
+                counts[0, start : start + BLOCK] += reaching - left
+                counts[1, start : start + BLOCK] += reaching - right
+
+
+def _grouped(chunks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Join chunks until they are worth a sort."""
+    group: list[NDArray[np.float32]] = []
+    size = 0
+    for chunk in chunks:
+        group.append(chunk)
+        size += chunk.size
+        if size >= GROUP:
+            yield np.concatenate(group)
+            group, size = [], 0
+    if size:
+        yield np.concatenate(group)
 
 
 class BinnedNegatives:

@@ -36,9 +36,9 @@ def random_set(seed: int, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(preds.astype(np.float32)), torch.from_numpy(target)
 
 
-@pytest.fixture(params=[0, 4096], ids=["sorted", "searched"])
+@pytest.fixture(params=[2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(negatives, "FEW", request.param)
+    monkeypatch.setattr(negatives, "BIN_BITS", request.param)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,14 +12,14 @@ def ties(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.sort(rng.integers(-20, 20, size).astype(np.float32) / 4)
 
 
-@pytest.mark.parametrize("few", [0, 1000], ids=["sorted", "searched"])
+@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
 @pytest.mark.parametrize("seed", range(5))
 def test_exact_counts_are_those_of_a_comparison_with_every_score(
-    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+    seed: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GROUP", 50)  # several groups and blocks in a small set
     monkeypatch.setattr(module, "BLOCK", 7)
-    monkeypatch.setattr(module, "FEW", few)
+    monkeypatch.setattr(module, "BIN_BITS", bits)
     rng = np.random.default_rng(seed)
     chunks = [rng.permutation(ties(rng, size)) for size in (0, 3, 130, 40, 1)]
     thresholds = ties(rng, 60)
@@ -42,9 +42,9 @@ def test_no_scores_and_no_thresholds_count_nothing() -> None:
     assert ExactNegatives([np.ones(3, np.float32)]).count(np.empty(0, np.float32)).at_least.tolist() == []
 
 
-@pytest.mark.parametrize("few", [0, 1000], ids=["sorted", "searched"])
-def test_infinite_scores_are_ranked(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FEW", few)
+@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
+def test_infinite_scores_are_ranked(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BIN_BITS", bits)
     chunk = np.array([np.inf, -np.inf, 0], dtype=np.float32)
     counts = ExactNegatives([chunk]).count(np.array([-np.inf, 0, np.inf], dtype=np.float32))
     assert counts.at_least.tolist() == [3, 2, 1]

@@ -12,8 +12,13 @@ import yaml
 from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from anomalib.pipelines import Benchmark as AnomalibBenchmark
 
-from destseg_anomalib.benchmark import Benchmark
-from destseg_anomalib.benchmark.pipeline import Protocol, ProtocolJobGenerator, protocol_runner, read_protocol
+from destseg_anomalib.benchmark.pipeline import (
+    Benchmark,
+    Protocol,
+    ProtocolJobGenerator,
+    protocol_runner,
+    read_protocol,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((REPOSITORY / "configs" / "benchmark").glob("*.yaml"))
@@ -116,4 +121,4 @@ def test_a_wrong_configuration_ends_the_command_with_its_sentence(tmp_path) -> N
 def test_the_configurations_of_the_package_are_valid(path) -> None:
     runner = protocol_runner(yaml.safe_load(path.read_text()), default_name=path.stem)
     made = list(runner.generator(yaml.safe_load(path.read_text())["benchmark"]))
-    assert len(made) == {"smoke": 4, "mvtec_ad": 15 * 6 * 5, "visa": 12 * 6 * 5, "folder": 4}[path.stem]
+    assert len(made) == {"smoke": 4, "two_sets": 8, "mvtec_ad": 15 * 6 * 5, "visa": 12 * 6 * 5, "folder": 4}[path.stem]

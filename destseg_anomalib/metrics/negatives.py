@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-GROUP = 1 << 18  # scores binned or sorted at a time: many enough for few searches, small beside the store
+PIECE = 1 << 16  # scores binned at a time
+GROUP = 1 << 18  # scores sorted at a time: many enough for few searches, small beside the store
 BIN_BITS = 19  # a table of as many bins fits the cache, and few scores fall into the bins of thresholds
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
@@ -132,7 +133,7 @@ class _Bins:
             lock: Held while counts are written.
         """
         tally = np.zeros(self.shared.size, dtype=np.int64)
-        for close in _grouped(self._apart(chunk, tally) for chunk in chunks):
+        for close in _grouped(self._apart(piece, tally) for piece in _pieces(chunks)):
             self._sort(close, counts, lock)
         tally[self.shared] = 0
         tally[-1] = sum(int(np.count_nonzero(chunk > self.thresholds[-1])) for chunk in chunks)
@@ -144,9 +145,9 @@ class _Bins:
         """Bins of scores between the lowest and the highest threshold."""
         return ((to_ordered(scores) >> self.dropped_bits) - self.first).astype(np.int64)
 
-    def _apart(self, chunk: NDArray[np.float32], tally: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _apart(self, scores: NDArray[np.float32], tally: NDArray[np.int64]) -> NDArray[np.float32]:
         """Count scores by bins, and return those that share theirs with a threshold."""
-        between = chunk.compress((chunk >= self.thresholds[0]) & (chunk <= self.thresholds[-1]))
+        between = scores.compress((scores >= self.thresholds[0]) & (scores <= self.thresholds[-1]))
         bins = self._bins_of(between)
         np.add.at(tally, bins, 1)
         return between.compress(self.shared.take(bins, mode="clip"))  # a `take` that checks bounds keeps the GIL
@@ -167,6 +168,13 @@ class _Bins:
             with lock:
                 counts[0, start : start + BLOCK] += reaching - left
                 counts[1, start : start + BLOCK] += reaching - right
+
+
+def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Cut chunks so that what is made of a piece stays in the cache."""
+    for chunk in chunks:
+        for start in range(0, chunk.size, PIECE):
+            yield chunk[start : start + PIECE]
 
 
 def _grouped(chunks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -236,7 +244,6 @@ def bin_scores(scores: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
         np.int64(2)
     """
     counts = np.zeros(1 << bits, dtype=np.int64)
-    for start in range(0, scores.size, GROUP):  # bincount copies its input to int64
-        keys = to_ordered(scores[start : start + GROUP]) >> np.uint32(32 - bits)
-        counts += np.bincount(keys, minlength=1 << bits)
+    for piece in _pieces([scores]):
+        np.add.at(counts, (to_ordered(piece) >> np.uint32(32 - bits)).astype(np.int64), 1)
     return counts

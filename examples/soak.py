@@ -7,8 +7,8 @@ python examples/soak.py [--model DeSTSeg] [--steps 2000] [--every 100] [--size 6
 
 Half of the steps train the student, half the segmentation network. Exits with 1, and says what drifted, unless in each
 phase, after its first two intervals, memory grows by less than 5 %, open files do not grow, and every interval is
-within 10 % of the phase's usual speed. Without a GPU the speed is in steps per second of processor time, so that other
-programs on the machine count little.
+within 10 % of the phase's usual speed. Without a GPU one thread works, and speed is in steps per second of its
+processor time, so that other programs on the machine count little: a quarter of an hour.
 """
 
 import argparse
@@ -123,6 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps % (2 * arguments.every) or arguments.steps < 6 * arguments.every:
         parser.error("--steps must be a multiple of twice --every, and at least six times --every.")
+    torch.set_num_threads(1)  # several would spin while they wait for each other, which counts as work
     intervals = soak(MODELS[arguments.model], arguments.steps, arguments.every, arguments.size)
     print(pd.DataFrame(intervals).to_string(index=False, float_format="{:.2f}".format))
     found = drifts(intervals)

@@ -15,7 +15,7 @@ from torchmetrics.utilities import rank_zero_warn
 
 from destseg_anomalib.metrics.curves import ThresholdCounts, auroc
 from destseg_anomalib.metrics.ground_truth import count_lost_regions
-from destseg_anomalib.metrics.negatives import ExactNegatives, sort_by_cells
+from destseg_anomalib.metrics.negatives import ExactNegatives
 
 
 class ImageRecord(NamedTuple):
@@ -77,8 +77,7 @@ def image_auroc(images: Sequence[ImageRecord]) -> float:
             msg = f"The score of image {image.path} is NaN or missing, so images cannot be ranked; check the model."
             raise ValueError(msg)
     positives = np.sort(np.array([image.score for image in labelled if image.label], dtype=np.float32))
-    normal = np.array([image.score for image in labelled if not image.label], dtype=np.float32)
-    negatives = ExactNegatives([sort_by_cells(normal)])
+    negatives = ExactNegatives([np.array([image.score for image in labelled if not image.label], dtype=np.float32)])
     if not positives.size or not negatives.total:
         rank_zero_warn("The test set lacks normal or anomalous images, so image_AUROC is undefined (NaN).", UserWarning)
     tp = positives.size - positives.searchsorted(positives, "left")

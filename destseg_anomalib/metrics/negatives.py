@@ -3,19 +3,21 @@
 
 """Counting background pixels above thresholds: exactly, or from a histogram of fixed size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from destseg_anomalib.metrics.ordering import from_ordered, to_ordered
+from destseg_anomalib.metrics.ordering import to_ordered
 
-PIECE = 1 << 16  # scores binned at a time, so that what is made of them stays in the cache
-CELL_BITS = 16  # lower half of a score's integer: NumPy sorts integers of 16 bits by radix
-LOWEST, HIGHEST = to_ordered(np.array([-np.inf, np.inf], dtype=np.float32)).astype(np.int64)
+PIECE = 1 << 16  # scores binned at a time
+GROUP = 1 << 18  # scores sorted at a time: many enough for few searches, small beside the store
+BIN_BITS = 19  # a table of as many bins fits the cache, and few scores fall into the bins of thresholds
+BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
 
 class NegativeCounts(NamedTuple):
@@ -53,41 +55,22 @@ class Negatives(Protocol):
         """Count the negatives at each of the ascending thresholds."""
 
 
-def sort_by_cells(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sort scores by the upper half of their ordered integers, the *cell*; within a cell they are in no order.
-
-    Integers of 16 bits are sorted by radix, in a fraction of the time that the whole scores would take.
-
-    Args:
-        scores: Float32 ``(n,)``, without NaN.
-
-    Returns:
-        Float32 ``(n,)``.
-
-    Example:
-        >>> import numpy as np
-        >>> sort_by_cells(np.array([3, -1, 2], dtype=np.float32)).tolist()
-        [-1.0, 2.0, 3.0]
-    """
-    return scores.take(np.argsort((to_ordered(scores) >> np.uint32(CELL_BITS)).astype(np.uint16), kind="stable"))
-
-
 class ExactNegatives:
     """Background scores, kept one by one.
 
     Args:
-        chunks: Float32 arrays ``(n,)``, each as of :func:`sort_by_cells`; they are read, not changed.
+        chunks: Float32 arrays ``(n,)``; they are read, not changed.
         sum_processes: Sums an int64 array over all processes that hold a part of the set.
 
     Example:
         >>> import numpy as np
-        >>> negatives = ExactNegatives([np.array([1, 3], dtype=np.float32), np.array([2, 2], dtype=np.float32)])
+        >>> negatives = ExactNegatives([np.array([3, 1], dtype=np.float32), np.array([2, 2], dtype=np.float32)])
         >>> counts = negatives.count(np.array([1, 2, 5], dtype=np.float32))
         >>> counts.at_least.tolist(), counts.above.tolist()
         ([4, 3, 0], [3, 1, 0])
     """
 
-    at_once = 1 << 17  # a call looks into every chunk
+    at_once = 1 << 18  # a call reads all scores
 
     def __init__(
         self,
@@ -96,8 +79,7 @@ class ExactNegatives:
     ) -> None:
         self.chunks = chunks
         self.sum_processes = sum_processes
-        self.size = sum(chunk.size for chunk in chunks)
-        self.total = int(sum_processes(np.array([self.size], dtype=np.int64))[0])
+        self.total = int(sum_processes(np.array([sum(chunk.size for chunk in chunks)], dtype=np.int64))[0])
 
     def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
         """Count the negatives at each threshold.
@@ -108,36 +90,105 @@ class ExactNegatives:
         Returns:
             The counts, all int64.
         """
-        keys = to_ordered(thresholds)
-        cells, firsts = np.unique(keys >> np.uint32(CELL_BITS), return_index=True)
-        starts, ends = self._places(cells), self._places(cells + np.uint32(1))
-        counts = np.empty((2, thresholds.size), dtype=np.int64)
-
-        def count_in(cell: int) -> None:
-            part = slice(firsts[cell], firsts[cell + 1] if cell + 1 < cells.size else None)
-            pieces = [chunk[a:b] for chunk, a, b in zip(self.chunks, starts[cell], ends[cell], strict=True)]
-            beyond = self.size - int(ends[cell].sum())
-            counts[:, part] = beyond + _count_in_cell(pieces, keys[part])
-
-        with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:  # NumPy does most of it without the GIL
-            list(pool.map(count_in, range(cells.size)))
-        at_least, above = self.sum_processes(counts)
+        is_new = np.append(True, thresholds[1:] != thresholds[:-1])[: thresholds.size]
+        distinct = thresholds[is_new]
+        at_least, above = self.sum_processes(self._count(distinct))[:, np.cumsum(is_new) - 1]
         return NegativeCounts(at_least, at_least, at_least, above)
 
-    def _places(self, cells: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Find where cells begin in the chunks, int64 ``(cells, chunks)``."""
-        first = np.clip(cells.astype(np.int64) << CELL_BITS, LOWEST, HIGHEST + 1)  # beyond are the integers of NaN
-        edges = from_ordered(first.astype(np.uint32))
-        places = [chunk.searchsorted(edges) for chunk in self.chunks]
-        return np.stack(places, axis=1) if places else np.empty((cells.size, 0), dtype=np.int64)
+    def _count(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Count in this process. Rows are at least, above."""
+        counts = np.zeros((2, thresholds.size), dtype=np.int64)
+        if thresholds.size:
+            bins, lock, workers = _Bins(thresholds), Lock(), min(4, torch.get_num_threads())
+            with ThreadPoolExecutor(workers) as pool:
+                parts = [self.chunks[first::workers] for first in range(workers)]
+                list(pool.map(lambda part: bins.count(part, counts, lock), parts))
+        return counts
 
 
-def _count_in_cell(pieces: list[NDArray[np.float32]], thresholds: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Count scores of a cell at its thresholds, given as integers, by their lower halves. Rows: at least, above."""
-    lower = to_ordered(np.concatenate([np.empty(0, dtype=np.float32), *pieces])).astype(np.uint16)
-    lower.sort(kind="stable")  # by radix, too
-    wanted = thresholds.astype(np.uint16)
-    return lower.size - np.stack([lower.searchsorted(wanted, "left"), lower.searchsorted(wanted, "right")])
+class _Bins:
+    """Bins of many thresholds and between them. Where a bin holds no threshold, its scores need only be counted.
+
+    Args:
+        thresholds: Float32 ``(U,)``, ascending.
+    """
+
+    def __init__(self, thresholds: NDArray[np.float32]) -> None:
+        self.thresholds = thresholds
+        keys = to_ordered(thresholds)
+        # The lower bits of keys are dropped, so that the rest tells so many bins apart that most hold no threshold.
+        bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
+        self.dropped_bits = np.uint32(max(0, int(keys[-1] - keys[0]).bit_length() - bits))
+        self.first = keys[0] >> self.dropped_bits
+        self.bins = self._bins_of(thresholds)
+        self.shared = np.zeros(self.bins[-1] + 1, dtype=np.bool_)
+        self.shared[self.bins] = True
+
+    def count(self, chunks: Sequence[NDArray[np.float32]], counts: NDArray[np.int64], lock: Lock) -> None:
+        """Count scores; several threads may do so at once.
+
+        Args:
+            chunks: Float32 arrays ``(n,)``.
+            counts: Int64 ``(2, U)``: scores at least, and above each threshold are added here.
+            lock: Held while counts are written.
+        """
+        tally = np.zeros(self.shared.size, dtype=np.int64)
+        for close in _grouped(self._apart(piece, tally) for piece in _pieces(chunks)):
+            self._sort(close, counts, lock)
+        tally[self.shared] = 0
+        tally[-1] = sum(int(np.count_nonzero(chunk > self.thresholds[-1])) for chunk in chunks)
+        reaching = np.cumsum(tally[::-1], out=tally[::-1])[::-1][self.bins]
+        with lock:
+            counts += reaching
+
+    def _bins_of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Bins of scores between the lowest and the highest threshold."""
+        return ((to_ordered(scores) >> self.dropped_bits) - self.first).astype(np.int64)
+
+    def _apart(self, scores: NDArray[np.float32], tally: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Count scores by bins, and return those that share theirs with a threshold."""
+        between = scores.compress((scores >= self.thresholds[0]) & (scores <= self.thresholds[-1]))
+        bins = self._bins_of(between)
+        np.add.at(tally, bins, 1)
+        return between.compress(self.shared.take(bins, mode="clip"))  # a `take` that checks bounds keeps the GIL
+
+    def _sort(self, scores: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock) -> None:
+        """Sort scores and add their share to the counts. NumPy sorts and searches without the GIL."""
+        scores.sort()
+        for start in range(0, self.thresholds.size, BLOCK):
+            block = self.thresholds[start : start + BLOCK]
+            first = int(scores.searchsorted(block[0], "left"))
+            stretch = scores[first : int(scores.searchsorted(block[-1], "right"))]
+            left = stretch.searchsorted(block, "left")
+            right = left.copy()
+            if stretch.size:
+                tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
+                right[tied] = stretch.searchsorted(block[tied], "right")
+            reaching = scores.size - first
+            with lock:
+                counts[0, start : start + BLOCK] += reaching - left
+                counts[1, start : start + BLOCK] += reaching - right
+
+
+def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Cut chunks so that what is made of a piece stays in the cache."""
+    for chunk in chunks:
+        for start in range(0, chunk.size, PIECE):
+            yield chunk[start : start + PIECE]
+
+
+def _grouped(chunks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Join chunks until they are worth a sort."""
+    group: list[NDArray[np.float32]] = []
+    size = 0
+    for chunk in chunks:
+        group.append(chunk)
+        size += chunk.size
+        if size >= GROUP:
+            yield np.concatenate(group)
+            group, size = [], 0
+    if size:
+        yield np.concatenate(group)
 
 
 class BinnedNegatives:
@@ -193,7 +244,6 @@ def bin_scores(scores: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
         np.int64(2)
     """
     counts = np.zeros(1 << bits, dtype=np.int64)
-    for start in range(0, scores.size, PIECE):
-        keys = to_ordered(scores[start : start + PIECE]) >> np.uint32(32 - bits)
-        np.add.at(counts, keys.astype(np.int64), 1)
+    for piece in _pieces([scores]):
+        np.add.at(counts, (to_ordered(piece) >> np.uint32(32 - bits)).astype(np.int64), 1)
     return counts

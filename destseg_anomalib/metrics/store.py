@@ -4,7 +4,6 @@
 """The state that all pixel metrics share: every score once, in CPU memory."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from destseg_anomalib.metrics.instances import Regions, split_image, to_arrays
-from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, bin_scores, sort_by_cells
-
-CHUNK = 1 << 18  # background scores kept together: few enough to be sorted in the cache
+from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, bin_scores
 
 
 class PixelStore(Metric):
@@ -76,15 +73,10 @@ class PixelStore(Metric):
             self.positives.append(torch.from_numpy(regions.positives))
             self.areas.append(torch.from_numpy(regions.areas))
             self.boxes.append(torch.from_numpy(regions.boxes))
-        if not backgrounds:
-            return
-        joined = np.concatenate(backgrounds)
         if self.bits is None:
-            parts = (joined[start : start + CHUNK] for start in range(0, joined.size, CHUNK))
-            with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:
-                self.negatives += map(torch.from_numpy, pool.map(sort_by_cells, parts))
-        else:
-            counts = torch.from_numpy(bin_scores(joined, self.bits))
+            self.negatives += map(torch.from_numpy, backgrounds)
+        elif backgrounds:
+            counts = torch.from_numpy(bin_scores(np.concatenate(backgrounds), self.bits))
             self.histogram += counts.to(self.histogram.device)
 
     def collect(self) -> tuple[Regions, Negatives]:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from anomalib.metrics.aupro import _AUPRO
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from destseg_anomalib.metrics import figures as module
-from destseg_anomalib.metrics import instance_average_precision
+from destseg_anomalib.metrics import instance_average_precision, negatives
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives
@@ -36,9 +36,14 @@ def random_set(seed: int, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(preds.astype(np.float32)), torch.from_numpy(target)
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.fixture(params=[2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
+def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negatives, "BIN_BITS", request.param)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.sampled_from([1, 3, 10_000]))
-def test_figures_equal_scikit_learn_and_the_brute_force_ties_included(seed: int, levels: int) -> None:
+def test_figures_equal_scikit_learn_and_the_brute_force_ties_included(counted: None, seed: int, levels: int) -> None:
     preds, target = random_set(seed, levels)
     figures = figures_of(preds, target)
     flat, labels = preds.numpy().ravel(), target.numpy().ravel()

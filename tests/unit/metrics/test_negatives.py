@@ -1,42 +1,28 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
-from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, bin_scores, sort_by_cells
-from destseg_anomalib.metrics.ordering import to_ordered
-
-Scores = Callable[[np.random.Generator, int], np.ndarray]
+from destseg_anomalib.metrics import negatives as module
+from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, bin_scores
 
 
 def ties(rng: np.random.Generator, size: int) -> np.ndarray:
-    return rng.integers(-20, 20, size).astype(np.float32) / 4
+    return np.sort(rng.integers(-20, 20, size).astype(np.float32) / 4)
 
 
-def neighbours(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Scores that differ in their last bits only, on both sides of the border of a cell."""
-    return (np.float32(1.5).view(np.int32) + rng.integers(-40, 40, size, dtype=np.int32)).view(np.float32)
-
-
-def every_kind(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Numbers of every sign and exponent, with both zeros and infinities."""
-    scores = rng.integers(0, 1 << 32, size, dtype=np.uint32).view(np.float32)
-    scores[rng.random(size) < 0.2] = 0.0
-    scores[rng.random(size) < 0.2] = -0.0
-    scores[rng.random(size) < 0.2] = np.inf
-    scores[rng.random(size) < 0.2] = -np.inf
-    return np.nan_to_num(scores, nan=1, posinf=np.inf, neginf=-np.inf)
-
-
-@pytest.mark.parametrize("draw", [ties, neighbours, every_kind])
+@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
 @pytest.mark.parametrize("seed", range(5))
-def test_exact_counts_are_those_of_a_comparison_with_every_score(seed: int, draw: Scores) -> None:
+def test_exact_counts_are_those_of_a_comparison_with_every_score(
+    seed: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROUP", 50)  # several groups and blocks in a small set
+    monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(module, "BIN_BITS", bits)
     rng = np.random.default_rng(seed)
-    chunks = [sort_by_cells(draw(rng, size)) for size in (0, 3, 130, 40, 1)]
-    thresholds = np.sort(draw(rng, 60))
+    chunks = [rng.permutation(ties(rng, size)) for size in (0, 3, 130, 40, 1)]
+    thresholds = ties(rng, 60)
     counts = ExactNegatives(chunks).count(thresholds)
     scores = np.concatenate(chunks)
     assert np.array_equal(counts.at_least, (scores >= thresholds[:, None]).sum(1))
@@ -45,18 +31,10 @@ def test_exact_counts_are_those_of_a_comparison_with_every_score(seed: int, draw
     assert ExactNegatives(chunks).total == 174
 
 
-@pytest.mark.parametrize("draw", [ties, neighbours, every_kind])
-def test_sorting_by_cells_keeps_all_scores_and_orders_the_upper_half_of_their_bits(draw: Scores) -> None:
-    scores = draw(np.random.default_rng(0), 500)
-    by_cells = sort_by_cells(scores)
-    assert np.array_equal(np.sort(by_cells), np.sort(scores))
-    assert np.array_equal(to_ordered(by_cells) >> 16, np.sort(to_ordered(scores) >> 16))
-
-
 def test_counting_leaves_the_stored_scores_as_they_are() -> None:
-    chunk = np.array([1.0000001, 1, 3], dtype=np.float32)
-    ExactNegatives([chunk]).count(np.array([0, 1, 5], dtype=np.float32))
-    assert chunk.tolist() == np.array([1.0000001, 1, 3], dtype=np.float32).tolist()
+    chunk = np.array([3, 1, 2], dtype=np.float32)
+    ExactNegatives([chunk]).count(np.array([0, 5], dtype=np.float32))
+    assert chunk.tolist() == [3, 1, 2]
 
 
 def test_no_scores_and_no_thresholds_count_nothing() -> None:
@@ -64,12 +42,21 @@ def test_no_scores_and_no_thresholds_count_nothing() -> None:
     assert ExactNegatives([np.ones(3, np.float32)]).count(np.empty(0, np.float32)).at_least.tolist() == []
 
 
+@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
+def test_infinite_scores_are_ranked(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BIN_BITS", bits)
+    chunk = np.array([np.inf, -np.inf, 0], dtype=np.float32)
+    counts = ExactNegatives([chunk]).count(np.array([-np.inf, 0, np.inf], dtype=np.float32))
+    assert counts.at_least.tolist() == [3, 2, 1]
+    assert counts.above.tolist() == [2, 1, 0]
+
+
 @pytest.mark.parametrize("bits", [10, 14, 18, 24])
 def test_bounds_of_binned_counts_hold_the_exact_count(bits: int) -> None:
     rng = np.random.default_rng(bits)
     scores = rng.standard_normal(5000).astype(np.float32)
     thresholds = np.sort(np.append(scores[:200], rng.standard_normal(200).astype(np.float32)))
-    exact = ExactNegatives([sort_by_cells(scores)]).count(thresholds).at_least
+    exact = ExactNegatives([scores]).count(thresholds).at_least
     counts = BinnedNegatives(bin_scores(scores, bits)).count(thresholds)
     assert np.all(counts.lower <= exact)
     assert np.all(exact <= counts.upper)

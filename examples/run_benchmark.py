@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from jsonargparse import Namespace
 
-from destseg_anomalib.benchmark import Benchmark
+from destseg_anomalib.benchmark.pipeline import Benchmark
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -21,7 +21,7 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines import Benchmark as AnomalibBenchmark
 from lightning import seed_everything
 
-from destseg_anomalib.benchmark import Benchmark
+from destseg_anomalib.benchmark.pipeline import Benchmark
 from destseg_anomalib.benchmark.results import COLUMNS, METRICS
 from tests.conftest import make_part_folder
 

@@ -12,8 +12,6 @@ hour.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -27,8 +25,8 @@ import cv2
 import numpy as np
 import torch
 from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Max
+from benchmark_synthesis import machine
 
-from destseg_anomalib.benchmark.measure import processor_name
 from destseg_anomalib.metrics import IAP
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
@@ -208,11 +206,7 @@ def main() -> None:
     if arguments.side:
         measure(arguments.side, arguments.folder, *sizes[0])
         return
-    print(
-        f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
-        f"load before the start {os.getloadavg()[0]:.1f}\n"
-    )
+    print(f"{machine()}\n")
     rows = []
     for images, size in sizes:
         with tempfile.TemporaryDirectory() as folder:

@@ -15,21 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from anomalib.data import MVTecAD
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
-from openvino import Core
+from benchmark_synthesis import machine
+from inference_paths import EXPORTER, onnx_runtime, openvino
 from torch.nn.functional import interpolate
 
 import destseg_anomalib
-from destseg_anomalib.benchmark.measure import processor_name
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
 
 SIZES = ((900, 900), (700, 500), (1024, 1024))
-EXPORTER = {"opset_version": 18, "verbose": False}
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -45,19 +43,6 @@ def pytorch(model: AnomalibModule, bf16: bool = False) -> Run:
         return {name: value.float().numpy() for name, value in answer._asdict().items() if value is not None}
 
     return run
-
-
-def onnx_runtime(path: Path) -> Run:
-    """An exported ONNX model."""
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"input": images}), strict=True))
-
-
-def openvino(path: Path, precision: str) -> Run:
-    """An exported OpenVINO model, computed in a floating type where it is not in integers."""
-    compiled = Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
-    return lambda images: {output.get_any_name(): value for output, value in compiled(images).items()}
 
 
 def differences(model: AnomalibModule, datamodule: MVTecAD, folder: Path) -> Iterator[str]:
@@ -128,7 +113,7 @@ def main() -> None:
     datamodule.setup()
     model = getattr(destseg_anomalib, arguments.model).load_from_checkpoint(arguments.checkpoint, map_location="cpu")
     model.eval()
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"{machine()}\n")
     with tempfile.TemporaryDirectory() as scratch:
         for table in (differences, comparison):
             for line in table(model, datamodule, Path(scratch)):

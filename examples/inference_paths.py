@@ -28,6 +28,7 @@ from official_style import plain, predict
 import destseg_anomalib
 from destseg_anomalib.models.inference import inference_copy
 
+EXPORTER = {"opset_version": 18, "verbose": False}
 SECONDS = 2.0  # for which a forward is repeated, at most ten times
 
 Predict = Callable[[np.ndarray], object]
@@ -65,32 +66,34 @@ def pytorch(subject: Subject, bf16: bool = False) -> Predict:
     return run
 
 
-def onnx_runtime(subject: Subject) -> Predict:
-    """The exported ONNX model, with resize, normalisation and post-processing in it."""
+def onnx_runtime(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """An exported ONNX model, with the resize and all that follows in it."""
     import onnxruntime  # noqa: PLC0415 - each process imports its own runtime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(subject.folder / "weights" / "onnx" / "model.onnx", options)
-    return lambda images: session.run(None, {"input": images})
+    session = onnxruntime.InferenceSession(path, options)
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"input": images}), strict=True))
 
 
-def openvino(subject: Subject, name: str = "model", precision: str = "f32") -> Predict:
-    """The exported OpenVINO model, computed in the given floating type."""
+def openvino(path: Path, precision: str = "f32") -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """An exported OpenVINO model, computed in the given floating type where it is not in integers."""
     from openvino import Core  # noqa: PLC0415
 
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    return Core().compile_model(subject.folder / "weights" / "openvino" / f"{name}.xml", "CPU", options)
+    compiled = Core().compile_model(path, "CPU", options)
+    return lambda images: {output.get_any_name(): value for output, value in compiled(images).items()}
 
 
 WAYS: dict[str, Callable[[Subject], Predict]] = {
     "official, float32": official,
     "PyTorch float32": pytorch,
     "PyTorch bfloat16": lambda subject: pytorch(subject, bf16=True),
-    "ONNX Runtime": onnx_runtime,
-    "OpenVINO float32": openvino,
-    "OpenVINO bfloat16": lambda subject: openvino(subject, precision="bf16"),
-    "OpenVINO INT8": lambda subject: openvino(subject, "int8"),
+    "ONNX Runtime": lambda subject: onnx_runtime(subject.folder / "weights" / "onnx" / "model.onnx"),
+    "OpenVINO float32": lambda subject: openvino(subject.folder / "weights" / "openvino" / "model.xml"),
+    "OpenVINO bfloat16": lambda subject: openvino(subject.folder / "weights" / "openvino" / "model.xml", "bf16"),
+    "OpenVINO INT8": lambda subject: openvino(subject.folder / "weights" / "openvino" / "int8.xml"),
 }
 
 
@@ -98,15 +101,15 @@ def export(subject: Subject) -> None:
     """Write the model in all the forms that `WAYS` reads. What INT8 is calibrated on does not change its time."""
     noise = [ImageBatch(image=torch.rand(1, 3, subject.size, subject.size))] * 4
     datamodule = SimpleNamespace(setup=lambda _: None, val_dataloader=lambda: noise, train_batch_size=1)
-    model, exporter = subject.build(), {"opset_version": 18, "verbose": False}
-    model.to_onnx(subject.folder, **exporter)
-    model.to_openvino(subject.folder, onnx_kwargs=exporter)
+    model = subject.build()
+    model.to_onnx(subject.folder, **EXPORTER)
+    model.to_openvino(subject.folder, onnx_kwargs=EXPORTER)
     model.to_openvino(
         subject.folder,
         "int8",
         compression_type=CompressionType.INT8_PTQ,
         datamodule=datamodule,
-        onnx_kwargs=exporter,
+        onnx_kwargs=EXPORTER,
     )
 
 

@@ -135,7 +135,8 @@ class _Bins:
         tally = np.zeros(self.shared.size, dtype=np.int64)
         for close in _grouped(self._apart(piece, tally) for piece in _pieces(chunks)):
             self._sort(close, counts, lock)
-        tally[self.shared] = 0
+        tally[self.shared] = 0  # these scores were sorted
+        # What lies above all thresholds takes the place of the last bin, which holds the highest and so is empty now.
         tally[-1] = sum(int(np.count_nonzero(chunk > self.thresholds[-1])) for chunk in chunks)
         reaching = np.cumsum(tally[::-1], out=tally[::-1])[::-1][self.bins]
         with lock:

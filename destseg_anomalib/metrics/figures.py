@@ -92,21 +92,27 @@ def pixel_figures(regions: Regions, negatives: Negatives, overlap: float = 0.5) 
 
 def _blocks(regions: Regions, negatives: Negatives) -> Iterator[tuple[ThresholdCounts, NDArray[np.float64]]]:
     """Count at all positives in ascending order, block by block, with each one's share in the mean region overlap."""
-    # Integers (score, region): a plain sort carries the region along. In place, to hold few arrays of that length.
-    keys = to_ordered(regions.positives).astype(np.uint64)
-    keys <<= np.uint64(32)
-    keys |= np.repeat(np.arange(regions.areas.size, dtype=np.uint32), regions.areas)
+    # Integers (score, region): a plain sort carries the region along. In parts, to hold one array of that length.
+    keys = np.repeat(np.arange(regions.areas.size, dtype=np.uint64), regions.areas)
+    for first in range(0, keys.size, BLOCK):
+        part = slice(first, first + BLOCK)
+        keys[part] |= to_ordered(regions.positives[part]).astype(np.uint64) << np.uint64(32)
     keys.sort()
     shares = 1 / (regions.areas * regions.areas.size)
     for start in range(0, keys.size, negatives.at_once):
-        counted = keys[start : start + negatives.at_once]
-        fp = negatives.count(_scores(counted))
-        for first in range(0, counted.size, BLOCK):
-            part = slice(first, first + BLOCK)
-            block = counted[part]
-            thresholds = _scores(block)
-            tp = keys.size - keys.searchsorted(block & ~_REGION, "left").astype(np.int64)
-            yield ThresholdCounts(thresholds, tp, fp.take(part), keys.size, negatives.total), shares[block & _REGION]
+        yield from _weighed(keys, slice(start, start + negatives.at_once), shares, negatives)
+
+
+def _weighed(
+    keys: NDArray[np.uint64], counted: slice, shares: NDArray[np.float64], negatives: Negatives
+) -> Iterator[tuple[ThresholdCounts, NDArray[np.float64]]]:
+    """Count at some of the positives; the counts are freed before the next ones are made."""
+    fp = negatives.count(_scores(keys[counted]))
+    for first in range(0, fp.above.size, BLOCK):
+        block = keys[counted][first : first + BLOCK]
+        tp = keys.size - keys.searchsorted(block & ~_REGION, "left").astype(np.int64)
+        counts = ThresholdCounts(_scores(block), tp, fp.take(slice(first, first + BLOCK)), keys.size, negatives.total)
+        yield counts, shares[block & _REGION]
 
 
 def _scores(keys: NDArray[np.uint64]) -> NDArray[np.float32]:

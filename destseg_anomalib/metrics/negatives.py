@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-PIECE = 1 << 16  # scores binned at a time
-GROUP = 1 << 18  # scores sorted at a time: many enough for few searches, small beside the store
+GROUP = 1 << 16  # scores counted at a time: few enough for the cache, many enough that threads seldom wait for the GIL
+SORTED = 1 << 18  # scores sorted at a time: many enough for few searches
 BIN_BITS = 19  # a table of as many bins fits the cache, and few scores fall into the bins of thresholds
+ROUNDS = 4  # thresholds of a bin that a score is compared with before it is sorted instead
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
 
@@ -91,73 +92,98 @@ class ExactNegatives:
             The counts, all int64.
         """
         is_new = np.append(True, thresholds[1:] != thresholds[:-1])[: thresholds.size]
-        distinct = thresholds[is_new]
-        at_least, above = self.sum_processes(self._count(distinct))[:, np.cumsum(is_new) - 1]
+        counts = self.sum_processes(self._count(thresholds[is_new]))
+        at_least, above = counts if is_new.all() else counts[:, np.cumsum(is_new) - 1]
         return NegativeCounts(at_least, at_least, at_least, above)
 
     def _count(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
         """Count in this process. Rows are at least, above."""
-        counts = np.zeros((2, thresholds.size), dtype=np.int64)
-        if thresholds.size:
-            bins, lock, workers = _Bins(thresholds), Lock(), min(4, torch.get_num_threads())
-            with ThreadPoolExecutor(workers) as pool:
-                parts = [self.chunks[first::workers] for first in range(workers)]
-                list(pool.map(lambda part: bins.count(part, counts, lock), parts))
-        return counts
+        if not thresholds.size:
+            return np.empty((2, 0), dtype=np.int64)
+        bins, threads = _Bins(thresholds), min(4, torch.get_num_threads())
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(bins.add, [self.chunks[first::threads] for first in range(threads)]))
+        return bins.counts()
 
 
 class _Bins:
     """Bins of many thresholds and between them. Where a bin holds no threshold, its scores need only be counted.
 
     Args:
-        thresholds: Float32 ``(U,)``, ascending.
+        thresholds: Float32 ``(U,)``, ascending, each once.
     """
 
     def __init__(self, thresholds: NDArray[np.float32]) -> None:
-        self.thresholds = thresholds
+        self.lowest, self.highest = thresholds[0], thresholds[-1]
+        self.thresholds = np.append(thresholds, np.float32(np.inf))
         keys = to_ordered(thresholds)
         # The lower bits of keys are dropped, so that the rest tells so many bins apart that most hold no threshold.
         bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
         self.dropped_bits = np.uint32(max(0, int(keys[-1] - keys[0]).bit_length() - bits))
         self.first = keys[0] >> self.dropped_bits
-        self.bins = self._bins_of(thresholds)
-        self.shared = np.zeros(self.bins[-1] + 1, dtype=np.bool_)
-        self.shared[self.bins] = True
+        held = np.bincount(self._bins_of(thresholds))
+        self.holds_some = held > 0
+        self.in_lower = np.cumsum(held) - held
+        self.lock = Lock()  # held while what follows is written
+        self.below = np.zeros(thresholds.size + 1, dtype=np.int64)  # scores by the number of thresholds below them
+        self.reaching = np.zeros((2, thresholds.size), dtype=np.int64)  # scores counted otherwise: at least, and above
 
-    def count(self, chunks: Sequence[NDArray[np.float32]], counts: NDArray[np.int64], lock: Lock) -> None:
+    def add(self, chunks: Sequence[NDArray[np.float32]]) -> None:
         """Count scores; several threads may do so at once.
 
         Args:
             chunks: Float32 arrays ``(n,)``.
-            counts: Int64 ``(2, U)``: scores at least, and above each threshold are added here.
-            lock: Held while counts are written.
         """
-        tally = np.zeros(self.shared.size, dtype=np.int64)
-        for close in _grouped(self._apart(piece, tally) for piece in _pieces(chunks)):
-            self._sort(close, counts, lock)
-        tally[self.shared] = 0  # these scores were sorted
-        # What lies above all thresholds takes the place of the last bin, which holds the highest and so is empty now.
-        tally[-1] = sum(int(np.count_nonzero(chunk > self.thresholds[-1])) for chunk in chunks)
-        reaching = np.cumsum(tally[::-1], out=tally[::-1])[::-1][self.bins]
-        with lock:
-            counts += reaching
+        between = _grouped((self._between(piece) for piece in _pieces(chunks)), GROUP)
+        for crowded in _grouped(map(self._tally, between), SORTED):
+            self._sort(crowded)
+        higher = sum(int(np.count_nonzero(chunk > self.highest)) for chunk in chunks)
+        with self.lock:
+            self.below[-1] += higher
+
+    def counts(self) -> NDArray[np.int64]:
+        """Add up what was counted: int64 ``(2, U)``, scores at least, and above each threshold."""
+        self.reaching += np.cumsum(self.below[:0:-1])[::-1]
+        return self.reaching
 
     def _bins_of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """Bins of scores between the lowest and the highest threshold."""
         return ((to_ordered(scores) >> self.dropped_bits) - self.first).astype(np.int64)
 
-    def _apart(self, scores: NDArray[np.float32], tally: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Count scores by bins, and return those that share theirs with a threshold."""
-        between = scores.compress((scores >= self.thresholds[0]) & (scores <= self.thresholds[-1]))
-        bins = self._bins_of(between)
-        np.add.at(tally, bins, 1)
-        return between.compress(self.shared.take(bins, mode="clip"))  # a `take` that checks bounds keeps the GIL
+    def _between(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pick the scores between the lowest and the highest threshold."""
+        return scores.compress((scores >= self.lowest) & (scores <= self.highest))
 
-    def _sort(self, scores: NDArray[np.float32], counts: NDArray[np.int64], lock: Lock) -> None:
-        """Sort scores and add their share to the counts. NumPy sorts and searches without the GIL."""
+    def _tally(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Count scores, and return those that share their bin with too many thresholds below them to be counted."""
+        bins = self._bins_of(scores)
+        below = self.in_lower.take(bins, mode="clip")  # a `take` that checks bounds keeps the GIL
+        close = self.holds_some.take(bins, mode="clip")
+        del bins
+        self._add(below.compress(~close))
+        scores, below = scores.compress(close), below.compress(close)
+        for _ in range(ROUNDS):
+            threshold = self.thresholds.take(below, mode="clip")
+            tied = below.compress(threshold == scores)
+            if tied.size:
+                with self.lock:
+                    np.add.at(self.reaching[0], tied, 1)
+            higher = threshold < scores
+            self._add(below.compress(~higher))
+            scores, below = scores.compress(higher), below.compress(higher)
+            below += 1
+        return scores
+
+    def _add(self, below: NDArray[np.int64]) -> None:
+        """Count scores, given by the number of thresholds below each."""
+        with self.lock:
+            np.add.at(self.below, below, 1)
+
+    def _sort(self, scores: NDArray[np.float32]) -> None:
+        """Sort scores and count them. NumPy sorts and searches without the GIL."""
         scores.sort()
-        for start in range(0, self.thresholds.size, BLOCK):
-            block = self.thresholds[start : start + BLOCK]
+        for start in range(0, self.reaching.shape[1], BLOCK):
+            block = self.thresholds[:-1][start : start + BLOCK]
             first = int(scores.searchsorted(block[0], "left"))
             stretch = scores[first : int(scores.searchsorted(block[-1], "right"))]
             left = stretch.searchsorted(block, "left")
@@ -166,26 +192,26 @@ class _Bins:
                 tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
                 right[tied] = stretch.searchsorted(block[tied], "right")
             reaching = scores.size - first
-            with lock:
-                counts[0, start : start + BLOCK] += reaching - left
-                counts[1, start : start + BLOCK] += reaching - right
+            with self.lock:
+                self.reaching[0, start : start + BLOCK] += reaching - left
+                self.reaching[1, start : start + BLOCK] += reaching - right
 
 
 def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """Cut chunks so that what is made of a piece stays in the cache."""
     for chunk in chunks:
-        for start in range(0, chunk.size, PIECE):
-            yield chunk[start : start + PIECE]
+        for start in range(0, chunk.size, GROUP):
+            yield chunk[start : start + GROUP]
 
 
-def _grouped(chunks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Join chunks until they are worth a sort."""
+def _grouped(chunks: Iterator[NDArray[np.float32]], least: int) -> Iterator[NDArray[np.float32]]:
+    """Join chunks until they hold so many scores."""
     group: list[NDArray[np.float32]] = []
     size = 0
     for chunk in chunks:
         group.append(chunk)
         size += chunk.size
-        if size >= GROUP:
+        if size >= least:
             yield np.concatenate(group)
             group, size = [], 0
     if size:

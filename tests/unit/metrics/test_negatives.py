@@ -18,6 +18,7 @@ def test_exact_counts_are_those_of_a_comparison_with_every_score(
     seed: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GROUP", 50)  # several groups and blocks in a small set
+    monkeypatch.setattr(module, "SORTED", 60)
     monkeypatch.setattr(module, "BLOCK", 7)
     monkeypatch.setattr(module, "BIN_BITS", bits)
     rng = np.random.default_rng(seed)

@@ -43,10 +43,10 @@ class Subject(NamedTuple):
     folder: Path
 
     def build(self) -> AnomalibModule:
-        """Build the model, with random weights."""
+        """Build the model, with random weights, and without a post-processor, whose thresholds come from a training."""
         torch.manual_seed(0)
-        size = (self.size, self.size)
-        return getattr(destseg_anomalib, self.model)(backbone=self.backbone, pre_trained=False, image_size=size).eval()
+        arguments = {"backbone": self.backbone, "pre_trained": False, "image_size": (self.size, self.size)}
+        return getattr(destseg_anomalib, self.model)(**arguments, post_processor=False).eval()
 
 
 def official(subject: Subject) -> Predict:

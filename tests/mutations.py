@@ -114,7 +114,8 @@ def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def pytest(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy until one fails."""
-    return run(copy, "-m", "pytest", "-x", "-q", "-rf", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests))
+    options = "-n 0 -x -q -rf -p no:cacheprovider"  # with several workers the exit code would be another
+    return run(copy, "-m", "pytest", *options.split(), *(f"tests/{test}" for test in tests))
 
 
 def catcher(copy: Path, mutation: Mutation) -> str | None:

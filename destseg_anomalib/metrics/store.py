@@ -85,7 +85,6 @@ class PixelStore(Metric):
         Returns:
             The regions, image after image, and the background.
         """
-        self.positives = [torch.cat([torch.empty(0), *(chunk.cpu() for chunk in self.positives)])]  # not held twice
         regions = Regions(
             positives=self._gather(self.positives, torch.empty(0)),
             areas=self._gather(self.areas, torch.empty(0, dtype=torch.int64)),
@@ -124,7 +123,7 @@ class PixelStore(Metric):
 
     def _gather(self, chunks: list[torch.Tensor], empty: torch.Tensor) -> NDArray[Any]:
         """Concatenate chunks over images and, while synchronised, over processes in the order of their ranks."""
-        joined = chunks[0] if len(chunks) == 1 else torch.cat([empty, *(chunk.cpu() for chunk in chunks)])
+        joined = torch.cat([empty, *(chunk.cpu() for chunk in chunks)])
         if self._is_synced:
             parts = gather_all_tensors(joined.to(self.device), self.process_group)
             joined = torch.cat([part.cpu() for part in parts])

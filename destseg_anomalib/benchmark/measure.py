@@ -22,6 +22,8 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import functional
 
+from destseg_anomalib.metrics.images import mask_files
+
 MAP_SIZE = 128  # pixels a side of the maps that are kept, at most
 MIB = 2**20
 
@@ -35,12 +37,12 @@ class Predictions(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, object]] = []
         self.maps: list[torch.Tensor] = []
-        self.masks: dict[str, str | None] = {}
+        self.masks: dict[str, str] = {}
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
         """Keep the score, and the map at up to 128 pixels a side, of every image of the batch."""
         del pl_module, args
-        self.masks = self.masks or _mask_files(trainer)
+        self.masks = self.masks or mask_files(trainer)
         maps, scores = outputs.anomaly_map, outputs.pred_score
         size = outputs.batch_size
         if maps is not None:
@@ -70,13 +72,6 @@ class Predictions(Callback):
                 (folder / "maps" / f"{index}.png").write_bytes(cv2.imencode(".png", grey)[1].tobytes())
             table["map_file"] = [f"maps/{index}.png" for index in range(len(table))]
         table.to_csv(folder / "images.csv", index_label="index")
-
-
-def _mask_files(trainer: Trainer) -> dict[str, str | None]:
-    """Mask file of every image; a batch that begins with a normal image does not know them."""
-    samples = trainer.datamodule.test_data.samples  # type: ignore[attr-defined]
-    masks = samples["mask_path"] if "mask_path" in samples else [None] * len(samples)
-    return {image: mask or None for image, mask in zip(samples["image_path"], masks, strict=True)}
 
 
 class TrainingSpeed(Callback):

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
-from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc
+from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc, mask_files
 from destseg_anomalib.metrics.report import write_report
 
 logger = logging.getLogger(__name__)
@@ -114,13 +114,7 @@ class RawMapEvaluator(Evaluator):
         """Forget an earlier test, also one that was interrupted."""
         del pl_module
         self._reset()
-        # A batch that begins with a normal image knows no mask files, so ask the dataset.
-        loaders: Any = trainer.test_dataloaders
-        datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
-        tables = [dataset.samples for dataset in datasets if hasattr(dataset, "samples")]
-        self._mask_files = {
-            image: mask for table in tables for image, mask in zip(table["image_path"], table["mask_path"], strict=True)
-        }
+        self._mask_files = mask_files(trainer)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, batch: Batch, *args: int

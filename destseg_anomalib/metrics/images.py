@@ -6,10 +6,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from anomalib.data.utils import read_mask
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torchmetrics.utilities import rank_zero_warn
 
@@ -52,6 +53,23 @@ class ImageRecord(NamedTuple):
             return self._replace(regions=regions)
         lost, original = count_lost_regions(read_mask(mask_path, as_tensor=True).bool().numpy(), mask)
         return self._replace(regions=regions, lost=lost, original=original)
+
+
+def mask_files(trainer: Trainer) -> dict[str, str]:
+    """Look up the mask file of every test image; a batch that begins with a normal image does not know them.
+
+    Args:
+        trainer: The trainer in a test.
+
+    Returns:
+        Mask file by image file, for data sets that say; empty or missing for an image without.
+    """
+    loaders: Any = trainer.test_dataloaders
+    datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
+    tables = [dataset.samples for dataset in datasets if "mask_path" in getattr(dataset, "samples", ())]
+    return {
+        image: mask for table in tables for image, mask in zip(table["image_path"], table["mask_path"], strict=True)
+    }
 
 
 def image_auroc(images: Sequence[ImageRecord]) -> float:

@@ -18,7 +18,7 @@ from destseg_anomalib.benchmark.measure import Predictions, TrainingSpeed, laten
 
 def trainer_of(paths: list[str], masks: list[str]) -> SimpleNamespace:
     samples = pd.DataFrame({"image_path": paths, "mask_path": masks})
-    return SimpleNamespace(datamodule=SimpleNamespace(test_data=SimpleNamespace(samples=samples)))
+    return SimpleNamespace(test_dataloaders=SimpleNamespace(dataset=SimpleNamespace(samples=samples)))
 
 
 def batch(maps: torch.Tensor | None, scores: list[float] | None, paths: list[str]) -> ImageBatch:

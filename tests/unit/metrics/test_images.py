@@ -3,12 +3,26 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
-from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc
+from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc, mask_files
+
+
+def test_mask_files_come_from_every_data_set_that_names_them() -> None:
+    table = pd.DataFrame({"image_path": ["a", "b"], "mask_path": ["", "b_mask"]})
+    datasets = [
+        SimpleNamespace(samples=table),
+        SimpleNamespace(samples=pd.DataFrame({"image_path": ["c"]})),
+        SimpleNamespace(),
+    ]
+    loaders = [SimpleNamespace(dataset=dataset) for dataset in datasets]
+    assert mask_files(SimpleNamespace(test_dataloaders=loaders)) == {"a": "", "b": "b_mask"}
+    assert mask_files(SimpleNamespace(test_dataloaders=loaders[1])) == {}
 
 
 def test_image_auroc_ranks_large_raw_scores_that_a_sigmoid_would_tie() -> None:

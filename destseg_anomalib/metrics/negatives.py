@@ -5,8 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-GROUP = 1 << 16  # scores counted at a time: few enough for the cache, many enough that threads seldom wait for the GIL
+PIECE = 1 << 16  # scores counted at a time: few enough for the cache, many enough that threads seldom wait for the GIL
 SORTED = 1 << 18  # scores sorted at a time: many enough for few searches
-BIN_BITS = 19  # a table of as many bins fits the cache, and few scores fall into the bins of thresholds
+BIN_BITS = 19  # tables of as many bins fit the cache, and most scores fall into bins without a threshold
 ROUNDS = 4  # thresholds of a bin that a score is compared with before it is sorted instead
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
@@ -71,14 +70,15 @@ class ExactNegatives:
         ([4, 3, 0], [3, 1, 0])
     """
 
-    at_once = 1 << 18  # a call reads all scores
+    at_once = 1 << 17  # a call reads all scores that may reach its thresholds
 
     def __init__(
         self,
         chunks: Sequence[NDArray[np.float32]],
         sum_processes: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda counts: counts,
     ) -> None:
-        self.chunks = chunks
+        self.pieces = list(_pieces(chunks))
+        self.highest = [piece.max() for piece in self.pieces]
         self.sum_processes = sum_processes
         self.total = int(sum_processes(np.array([sum(chunk.size for chunk in chunks)], dtype=np.int64))[0])
 
@@ -101,9 +101,11 @@ class ExactNegatives:
         if not thresholds.size:
             return np.empty((2, 0), dtype=np.int64)
         bins, threads = _Bins(thresholds), min(4, torch.get_num_threads())
+        tallies = [_Tally(bins, np.int32 if self.total < 1 << 31 else np.int64) for _ in range(threads)]
+        pieces = [piece for piece, highest in zip(self.pieces, self.highest, strict=True) if highest >= thresholds[0]]
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(bins.add, [self.chunks[first::threads] for first in range(threads)]))
-        return bins.counts()
+            list(pool.map(_Tally.add, tallies, [pieces[first::threads] for first in range(threads)]))
+        return np.sum([tally.counts() for tally in tallies], axis=0)
 
 
 class _Bins:
@@ -121,69 +123,83 @@ class _Bins:
         bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
         self.dropped_bits = np.uint32(max(0, int(keys[-1] - keys[0]).bit_length() - bits))
         self.first = keys[0] >> self.dropped_bits
-        held = np.bincount(self._bins_of(thresholds))
+        self.held = self.of(thresholds)  # the bin of each threshold
+        held = np.bincount(self.held)
         self.holds_some = held > 0
-        self.in_lower = np.cumsum(held) - held
-        self.lock = Lock()  # held while what follows is written
-        self.below = np.zeros(thresholds.size + 1, dtype=np.int64)  # scores by the number of thresholds below them
-        self.reaching = np.zeros((2, thresholds.size), dtype=np.int64)  # scores counted otherwise: at least, and above
+        self.in_lower = np.cumsum(held) - held  # thresholds in lower bins
 
-    def add(self, chunks: Sequence[NDArray[np.float32]]) -> None:
-        """Count scores; several threads may do so at once.
-
-        Args:
-            chunks: Float32 arrays ``(n,)``.
-        """
-        between = _grouped((self._between(piece) for piece in _pieces(chunks)), GROUP)
-        for crowded in _grouped(map(self._tally, between), SORTED):
-            self._sort(crowded)
-        higher = sum(int(np.count_nonzero(chunk > self.highest)) for chunk in chunks)
-        with self.lock:
-            self.below[-1] += higher
-
-    def counts(self) -> NDArray[np.int64]:
-        """Add up what was counted: int64 ``(2, U)``, scores at least, and above each threshold."""
-        self.reaching += np.cumsum(self.below[:0:-1])[::-1]
-        return self.reaching
-
-    def _bins_of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    def of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """Bins of scores between the lowest and the highest threshold."""
         return ((to_ordered(scores) >> self.dropped_bits) - self.first).astype(np.int64)
 
-    def _between(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pick the scores between the lowest and the highest threshold."""
-        return scores.compress((scores >= self.lowest) & (scores <= self.highest))
 
-    def _tally(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Count scores, and return those that share their bin with too many thresholds below them to be counted."""
-        bins = self._bins_of(scores)
-        below = self.in_lower.take(bins, mode="clip")  # a `take` that checks bounds keeps the GIL
-        close = self.holds_some.take(bins, mode="clip")
-        del bins
-        self._add(below.compress(~close))
-        scores, below = scores.compress(close), below.compress(close)
+class _Tally:
+    """What one thread counts.
+
+    Args:
+        bins: The thresholds and their bins; they are read, not changed.
+        dtype: An integer type that holds the number of scores.
+    """
+
+    def __init__(self, bins: _Bins, dtype: type[np.signedinteger[Any]]) -> None:
+        self.bins, thresholds = bins, bins.held.size
+        self.inside = np.zeros(bins.holds_some.size, dtype)  # scores by bin
+        self.below = np.zeros(thresholds + 1, dtype)  # compared scores by the number of thresholds below them
+        self.tied = np.zeros(thresholds, dtype)  # compared scores that equal a threshold
+        self.reaching = np.zeros((2, thresholds), dtype=np.int64)  # sorted scores at least, and above each threshold
+        self.ones = torch.from_numpy(np.ones(2 * PIECE, dtype))
+
+    def add(self, pieces: Sequence[NDArray[np.float32]]) -> None:
+        """Count scores.
+
+        Args:
+            pieces: Float32 arrays ``(n,)``, at most ``PIECE`` scores each.
+        """
+        close = map(self._by_bin, _grouped(map(self._between, pieces), PIECE // 2))
         for _ in range(ROUNDS):
-            threshold = self.thresholds.take(below, mode="clip")
-            tied = below.compress(threshold == scores)
-            if tied.size:
-                with self.lock:
-                    np.add.at(self.reaching[0], tied, 1)
-            higher = threshold < scores
-            self._add(below.compress(~higher))
-            scores, below = scores.compress(higher), below.compress(higher)
-            below += 1
-        return scores
+            close = map(self._compare, _grouped(close, PIECE // 2))
+        for (scores,) in _grouped(((scores,) for scores, _ in close), SORTED):
+            self._sort(scores)
+        self.below[-1] += sum(int(np.count_nonzero(piece > self.bins.highest)) for piece in pieces)
 
-    def _add(self, below: NDArray[np.int64]) -> None:
-        """Count scores, given by the number of thresholds below each."""
-        with self.lock:
-            np.add.at(self.below, below, 1)
+    def counts(self) -> NDArray[np.int64]:
+        """Add up what was counted: int64 ``(2, U)``, scores at least, and above each threshold."""
+        self.inside[self.bins.holds_some] = 0  # these were compared
+        below = self.below[1:] + np.add.reduceat(self.inside, self.bins.held, dtype=np.int64)
+        self.reaching += np.cumsum(below[::-1])[::-1]
+        self.reaching[0] += self.tied
+        return self.reaching
+
+    def _between(self, scores: NDArray[np.float32]) -> "_Arrays":
+        """Pick the scores between the lowest and the highest threshold."""
+        return (scores.compress((scores >= self.bins.lowest) & (scores <= self.bins.highest)),)
+
+    def _by_bin(self, group: "_Arrays") -> "_Arrays":
+        """Count scores by bin; return those close to a threshold, and how many thresholds are in lower bins."""
+        (scores,) = group
+        bins = self.bins.of(scores)
+        self._count(self.inside, bins)
+        close = self.bins.holds_some.take(bins, mode="clip")  # a `take` that checks bounds keeps the GIL
+        return scores.compress(close), self.bins.in_lower.take(bins.compress(close), mode="clip")
+
+    def _compare(self, group: "_Arrays") -> "_Arrays":
+        """Compare each score with one threshold; count it, or return it with one threshold more below it."""
+        scores, below = group
+        threshold = self.bins.thresholds.take(below, mode="clip")
+        higher = threshold < scores
+        self._count(self.below, below.compress(~higher))
+        self._count(self.tied, below.compress(threshold == scores))
+        return scores.compress(higher), below.compress(higher) + 1
+
+    def _count(self, table: NDArray[Any], at: NDArray[np.int64]) -> None:
+        """Add 1 to each place of a table. NumPy's `add.at` would keep the GIL, for a third of the time."""
+        torch.from_numpy(table).scatter_add_(0, torch.from_numpy(at), self.ones[: at.size])
 
     def _sort(self, scores: NDArray[np.float32]) -> None:
         """Sort scores and count them. NumPy sorts and searches without the GIL."""
         scores.sort()
         for start in range(0, self.reaching.shape[1], BLOCK):
-            block = self.thresholds[:-1][start : start + BLOCK]
+            block = self.bins.thresholds[:-1][start : start + BLOCK]
             first = int(scores.searchsorted(block[0], "left"))
             stretch = scores[first : int(scores.searchsorted(block[-1], "right"))]
             left = stretch.searchsorted(block, "left")
@@ -192,30 +208,37 @@ class _Bins:
                 tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
                 right[tied] = stretch.searchsorted(block[tied], "right")
             reaching = scores.size - first
-            with self.lock:
-                self.reaching[0, start : start + BLOCK] += reaching - left
-                self.reaching[1, start : start + BLOCK] += reaching - right
+            self.reaching[0, start : start + BLOCK] += reaching - left
+            self.reaching[1, start : start + BLOCK] += reaching - right
+
+
+_Arrays = tuple[NDArray[Any], ...]  # of equal length
 
 
 def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """Cut chunks so that what is made of a piece stays in the cache."""
     for chunk in chunks:
-        for start in range(0, chunk.size, GROUP):
-            yield chunk[start : start + GROUP]
+        for start in range(0, chunk.size, PIECE):
+            yield chunk[start : start + PIECE]
 
 
-def _grouped(chunks: Iterator[NDArray[np.float32]], least: int) -> Iterator[NDArray[np.float32]]:
-    """Join chunks until they hold so many scores."""
-    group: list[NDArray[np.float32]] = []
+def _grouped(parts: Iterator[_Arrays], least: int) -> Iterator[_Arrays]:
+    """Join parts until they hold so many scores."""
+    group: list[_Arrays] = []
     size = 0
-    for chunk in chunks:
-        group.append(chunk)
-        size += chunk.size
+    for part in parts:
+        group.append(part)
+        size += part[0].size
         if size >= least:
-            yield np.concatenate(group)
+            yield _joined(group)
             group, size = [], 0
     if size:
-        yield np.concatenate(group)
+        yield _joined(group)
+
+
+def _joined(group: list[_Arrays]) -> _Arrays:
+    """Concatenate parts; one alone needs no copy."""
+    return group[0] if len(group) == 1 else tuple(map(np.concatenate, zip(*group, strict=True)))
 
 
 class BinnedNegatives:

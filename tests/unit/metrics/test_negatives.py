@@ -17,7 +17,7 @@ def ties(rng: np.random.Generator, size: int) -> np.ndarray:
 def test_exact_counts_are_those_of_a_comparison_with_every_score(
     seed: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GROUP", 50)  # several groups and blocks in a small set
+    monkeypatch.setattr(module, "PIECE", 50)  # several pieces and blocks in a small set
     monkeypatch.setattr(module, "SORTED", 60)
     monkeypatch.setattr(module, "BLOCK", 7)
     monkeypatch.setattr(module, "BIN_BITS", bits)
@@ -30,6 +30,15 @@ def test_exact_counts_are_those_of_a_comparison_with_every_score(
     assert np.array_equal(counts.above, (scores > thresholds[:, None]).sum(1))
     assert counts.lower is counts.upper is counts.at_least
     assert ExactNegatives(chunks).total == 174
+
+
+def test_counts_beyond_32_bits_are_exact() -> None:
+    elsewhere = 1 << 32  # scores of another process, which this one must hold, too
+    negatives = ExactNegatives([np.arange(5, dtype=np.float32)], lambda counts: counts + elsewhere)
+    counts = negatives.count(np.array([1, 2, 2.5], dtype=np.float32))
+    assert negatives.total == 5 + elsewhere
+    assert (counts.at_least - elsewhere).tolist() == [4, 3, 2]
+    assert (counts.above - elsewhere).tolist() == [3, 2, 2]
 
 
 def test_counting_leaves_the_stored_scores_as_they_are() -> None:

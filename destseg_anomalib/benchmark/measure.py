@@ -39,10 +39,14 @@ class Predictions(Callback):
         self.maps: list[torch.Tensor] = []
         self.masks: dict[str, str] = {}
 
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look up the mask files."""
+        del pl_module
+        self.masks = mask_files(trainer)
+
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
         """Keep the score, and the map at up to 128 pixels a side, of every image of the batch."""
-        del pl_module, args
-        self.masks = self.masks or mask_files(trainer)
+        del trainer, pl_module, args
         maps, scores = outputs.anomaly_map, outputs.pred_score
         size = outputs.batch_size
         if maps is not None:

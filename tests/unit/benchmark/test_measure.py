@@ -33,10 +33,10 @@ def batch(maps: torch.Tensor | None, scores: list[float] | None, paths: list[str
 
 def test_maps_are_reduced_to_128_pixels_and_share_one_range_of_grey(tmp_path) -> None:
     predictions = Predictions()
-    trainer = trainer_of(["a", "b", "c"], ["", "", "c_mask"])
+    predictions.on_test_epoch_start(trainer_of(["a", "b", "c"], ["", "", "c_mask"]), None)
     dark, light = torch.full((1, 1, 256, 192), -3.0), torch.full((1, 1, 256, 192), 5.0)
-    predictions.on_test_batch_end(trainer, None, batch(torch.cat([dark, dark + 4]), [0.1, 0.2], ["a", "b"]))
-    predictions.on_test_batch_end(trainer, None, batch(light, [9.0], ["c"]))
+    predictions.on_test_batch_end(None, None, batch(torch.cat([dark, dark + 4]), [0.1, 0.2], ["a", "b"]))
+    predictions.on_test_batch_end(None, None, batch(light, [9.0], ["c"]))
     predictions.write(tmp_path)
     maps = [cv2.imread(str(tmp_path / "maps" / f"{index}.png"), cv2.IMREAD_UNCHANGED) for index in range(3)]
     assert [image.shape for image in maps] == [(128, 96)] * 3
@@ -51,7 +51,7 @@ def test_small_maps_keep_their_size_and_give_a_score_where_the_model_gives_none(
     predictions = Predictions()
     maps = torch.zeros(1, 20, 30)
     maps[0, 3, 4] = 7
-    predictions.on_test_batch_end(trainer_of(["a"], [""]), None, batch(maps, None, ["a"]))
+    predictions.on_test_batch_end(None, None, batch(maps, None, ["a"]))
     predictions.write(tmp_path)
     assert cv2.imread(str(tmp_path / "maps" / "0.png"), cv2.IMREAD_UNCHANGED).shape == (20, 30)
     assert pd.read_csv(tmp_path / "images.csv")["score"][0] == 7
@@ -59,7 +59,7 @@ def test_small_maps_keep_their_size_and_give_a_score_where_the_model_gives_none(
 
 def test_a_model_without_maps_still_has_scores(tmp_path) -> None:
     predictions = Predictions()
-    predictions.on_test_batch_end(trainer_of(["a"], [""]), None, batch(None, [0.25], ["a"]))
+    predictions.on_test_batch_end(None, None, batch(None, [0.25], ["a"]))
     predictions.write(tmp_path)
     assert pd.read_csv(tmp_path / "images.csv")["score"][0] == 0.25
     assert not (tmp_path / "maps").exists()

@@ -147,7 +147,6 @@ class _Tally:
         self.below = np.zeros(thresholds + 1, dtype)  # compared scores by the number of thresholds below them
         self.tied = np.zeros(thresholds, dtype)  # compared scores that equal a threshold
         self.reaching = np.zeros((2, thresholds), dtype=np.int64)  # sorted scores at least, and above each threshold
-        self.ones = torch.from_numpy(np.ones(2 * PIECE, dtype))
 
     def add(self, pieces: Sequence[NDArray[np.float32]]) -> None:
         """Count scores.
@@ -191,9 +190,10 @@ class _Tally:
         self._count(self.tied, below.compress(threshold == scores))
         return scores.compress(higher), below.compress(higher) + 1
 
-    def _count(self, table: NDArray[Any], at: NDArray[np.int64]) -> None:
-        """Add 1 to each place of a table. NumPy's `add.at` would keep the GIL, for a third of the time."""
-        torch.from_numpy(table).scatter_add_(0, torch.from_numpy(at), self.ones[: at.size])
+    @staticmethod
+    def _count(table: NDArray[Any], at: NDArray[np.int64]) -> None:
+        """Add 1 to each place of a table. NumPy's `add.at` would keep the GIL meanwhile."""
+        torch.from_numpy(table).scatter_add_(0, torch.from_numpy(at), torch.from_numpy(np.ones(at.size, table.dtype)))
 
     def _sort(self, scores: NDArray[np.float32]) -> None:
         """Sort scores and count them. NumPy sorts and searches without the GIL."""

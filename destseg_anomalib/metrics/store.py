@@ -123,7 +123,7 @@ class PixelStore(Metric):
 
     def _gather(self, chunks: list[torch.Tensor], empty: NDArray[Any]) -> NDArray[Any]:
         """Concatenate chunks over images and, while synchronised, over processes in the order of their ranks."""
-        # Not torch.cat, whose threads take 40 times as long where a core is busy.
+        # Not torch.cat, whose threads wait for each other where a core is busy.
         joined = np.concatenate([empty, *(chunk.cpu().numpy() for chunk in chunks)])
         if not self._is_synced:
             return joined

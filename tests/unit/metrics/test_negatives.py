@@ -41,6 +41,19 @@ def test_counts_beyond_32_bits_are_exact() -> None:
     assert (counts.above - elsewhere).tolist() == [3, 2, 2]
 
 
+def test_groups_may_grow_from_round_to_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 50)
+    monkeypatch.setattr(module.torch, "get_num_threads", lambda: 1)
+    thresholds = np.array([1, 1.01, 1.02, 1000], dtype=np.float32)  # three of them in one bin
+    close = np.full(50, 1.005, dtype=np.float32)
+    waiting = [np.append(close[:24], [1.0] * 6), np.append(close[:24], [500.0] * 6)]  # a few short of a group
+    chunks = [*(chunk.astype(np.float32) for chunk in waiting), close[:24], close]  # 122 meet in the second round
+    counts = ExactNegatives(chunks).count(thresholds)
+    scores = np.concatenate(chunks)
+    assert np.array_equal(counts.at_least, (scores >= thresholds[:, None]).sum(1))
+    assert np.array_equal(counts.above, (scores > thresholds[:, None]).sum(1))
+
+
 def test_counting_leaves_the_stored_scores_as_they_are() -> None:
     chunk = np.array([3, 1, 2], dtype=np.float32)
     ExactNegatives([chunk]).count(np.array([0, 5], dtype=np.float32))

@@ -97,7 +97,7 @@ def _blocks(regions: Regions, negatives: Negatives) -> Iterator[tuple[ThresholdC
     for first in range(0, keys.size, BLOCK):
         part = slice(first, first + BLOCK)
         keys[part] |= to_ordered(regions.positives[part]).astype(np.uint64) << np.uint64(32)
-    keys.sort()
+    keys.sort(kind="stable")  # merges the regions, each of which is ascending, in less time than a sort from scratch
     shares = 1 / (regions.areas * regions.areas.size)
     for start in range(0, keys.size, negatives.at_once):
         yield from _weighed(keys, slice(start, start + negatives.at_once), shares, negatives)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-PIECE = 1 << 16  # scores counted at a time: few enough for the cache, many enough that threads seldom wait for the GIL
+PIECE = 1 << 17  # scores read at a time: few enough for the cache, many enough that threads seldom wait for the GIL
 SORTED = 1 << 18  # scores sorted at a time: many enough for few searches
-BIN_BITS = 19  # tables of as many bins fit the cache, and most scores fall into bins without a threshold
-ROUNDS = 4  # thresholds of a bin that a score is compared with before it is sorted instead
+BIN_BITS = 19  # a table of as many bins fits the cache, and few bins hold several thresholds
+ROUNDS = 5  # thresholds of a bin that a score is compared with before it is sorted instead
 BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
 
 
@@ -101,32 +101,31 @@ class ExactNegatives:
         if not thresholds.size:
             return np.empty((2, 0), dtype=np.int64)
         bins, threads = _Bins(thresholds), min(4, torch.get_num_threads())
-        tallies = [_Tally(bins, np.int32 if self.total < 1 << 31 else np.int64) for _ in range(threads)]
+        dtype = np.int32 if self.total < 1 << 31 else np.int64
         pieces = [piece for piece, highest in zip(self.pieces, self.highest, strict=True) if highest >= thresholds[0]]
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(_Tally.add, tallies, [pieces[first::threads] for first in range(threads)]))
-        return np.sum([tally.counts() for tally in tallies], axis=0)
+            shares = [pieces[first::threads] for first in range(threads)]
+            return np.sum(list(pool.map(lambda share: _Tally(bins, dtype).count(share), shares)), axis=0)
 
 
 class _Bins:
-    """Bins of many thresholds and between them. Where a bin holds no threshold, its scores need only be counted.
+    """Bins so narrow that most hold no threshold and few hold several: one comparison places most scores.
 
     Args:
         thresholds: Float32 ``(U,)``, ascending, each once.
     """
 
     def __init__(self, thresholds: NDArray[np.float32]) -> None:
-        self.lowest, self.highest = thresholds[0], thresholds[-1]
-        self.thresholds = np.append(thresholds, np.float32(np.inf))
+        self.thresholds = thresholds
         keys = to_ordered(thresholds)
-        # The lower bits of keys are dropped, so that the rest tells so many bins apart that most hold no threshold.
+        # The lower bits of keys are dropped, so that the rest tells so many bins apart.
         bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
         self.dropped_bits = np.uint32(max(0, int(keys[-1] - keys[0]).bit_length() - bits))
         self.first = keys[0] >> self.dropped_bits
-        self.held = self.of(thresholds)  # the bin of each threshold
-        held = np.bincount(self.held)
-        self.holds_some = held > 0
-        self.in_lower = np.cumsum(held) - held  # thresholds in lower bins
+        bins = self.of(thresholds)
+        held = np.bincount(bins)
+        self.in_lower = (np.cumsum(held) - held).astype(np.int32)  # thresholds in lower bins
+        self.joins = np.append(bins[1:] == bins[:-1], False)  # whether the next threshold is in the same bin
 
     def of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """Bins of scores between the lowest and the highest threshold."""
@@ -142,64 +141,63 @@ class _Tally:
     """
 
     def __init__(self, bins: _Bins, dtype: type[np.signedinteger[Any]]) -> None:
-        self.bins, thresholds = bins, bins.held.size
-        self.inside = np.zeros(bins.holds_some.size, dtype)  # scores by bin
-        self.below = np.zeros(thresholds + 1, dtype)  # compared scores by the number of thresholds below them
-        self.tied = np.zeros(thresholds, dtype)  # compared scores that equal a threshold
+        self.bins, thresholds = bins, bins.thresholds.size
+        self.below = np.zeros(thresholds + 1, dtype)  # scores by the number of thresholds below them
+        self.tied = np.zeros(thresholds, dtype)  # scores that equal a threshold
         self.reaching = np.zeros((2, thresholds), dtype=np.int64)  # sorted scores at least, and above each threshold
 
-    def add(self, pieces: Sequence[NDArray[np.float32]]) -> None:
+    def count(self, pieces: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
         """Count scores.
 
         Args:
             pieces: Float32 arrays ``(n,)``, at most ``PIECE`` scores each.
-        """
-        close = map(self._by_bin, _grouped(map(self._between, pieces), PIECE // 2))
-        for _ in range(ROUNDS):
-            close = map(self._compare, _grouped(close, PIECE // 2))
-        for (scores,) in _grouped(((scores,) for scores, _ in close), SORTED):
-            self._sort(scores)
-        self.below[-1] += sum(int(np.count_nonzero(piece > self.bins.highest)) for piece in pieces)
 
-    def counts(self) -> NDArray[np.int64]:
-        """Add up what was counted: int64 ``(2, U)``, scores at least, and above each threshold."""
-        self.inside[self.bins.holds_some] = 0  # these were compared
-        below = self.below[1:] + np.add.reduceat(self.inside, self.bins.held, dtype=np.int64)
-        self.reaching += np.cumsum(below[::-1])[::-1]
+        Returns:
+            Int64 ``(2, U)``, scores at least, and above each threshold.
+        """
+        unplaced = map(self._by_bin, _grouped(map(self._between, pieces), PIECE // 2))
+        for _ in range(1, ROUNDS):
+            unplaced = map(self._compare, _grouped(unplaced, PIECE // 2))
+        for (scores,) in _grouped(((scores,) for scores, _ in unplaced), SORTED):
+            self._sort(scores)
+        highest = self.bins.thresholds[-1]
+        self.below[-1] += sum(int(np.count_nonzero(piece > highest)) for piece in pieces)
+        self.reaching += np.cumsum(self.below[:0:-1], dtype=np.int64)[::-1]
         self.reaching[0] += self.tied
         return self.reaching
 
     def _between(self, scores: NDArray[np.float32]) -> "_Arrays":
         """Pick the scores between the lowest and the highest threshold."""
-        return (scores.compress((scores >= self.bins.lowest) & (scores <= self.bins.highest)),)
+        thresholds = self.bins.thresholds
+        return (scores.compress((scores >= thresholds[0]) & (scores <= thresholds[-1])),)
 
     def _by_bin(self, group: "_Arrays") -> "_Arrays":
-        """Count scores by bin; return those close to a threshold, and how many thresholds are in lower bins."""
+        """Compare each score with the lowest threshold of its bin, or of a higher one if its bin holds none."""
         (scores,) = group
-        bins = self.bins.of(scores)
-        self._count(self.inside, bins)
-        close = self.bins.holds_some.take(bins, mode="clip")  # a `take` that checks bounds keeps the GIL
-        return scores.compress(close), self.bins.in_lower.take(bins.compress(close), mode="clip")
+        return self._compare((scores, self.bins.in_lower.take(self.bins.of(scores), mode="clip").astype(np.int64)))
 
     def _compare(self, group: "_Arrays") -> "_Arrays":
-        """Compare each score with one threshold; count it, or return it with one threshold more below it."""
+        """Compare each score with one threshold; return those that are higher and have another in their bin."""
         scores, below = group
-        threshold = self.bins.thresholds.take(below, mode="clip")
+        threshold = self.bins.thresholds.take(below, mode="clip")  # a `take` that checks bounds keeps the GIL
         higher = threshold < scores
-        self._count(self.below, below.compress(~higher))
-        self._count(self.tied, below.compress(threshold == scores))
-        return scores.compress(higher), below.compress(higher) + 1
+        self._add(self.tied, below.compress(threshold == scores))
+        again = higher & self.bins.joins.take(below, mode="clip")
+        below = below + higher
+        self._add(self.below, below, ~again)
+        return scores.compress(again), below.compress(again)
 
     @staticmethod
-    def _count(table: NDArray[Any], at: NDArray[np.int64]) -> None:
-        """Add 1 to each place of a table. NumPy's `add.at` would keep the GIL meanwhile."""
-        torch.from_numpy(table).scatter_add_(0, torch.from_numpy(at), torch.from_numpy(np.ones(at.size, table.dtype)))
+    def _add(table: NDArray[Any], at: NDArray[np.int64], counted: NDArray[np.bool_] | bool = True) -> None:
+        """Add 1 to places of a table, or only to those counted. NumPy's `add.at` would keep the GIL meanwhile."""
+        counts = np.full(at.size, counted, table.dtype)
+        torch.from_numpy(table).scatter_add_(0, torch.from_numpy(at), torch.from_numpy(counts))
 
     def _sort(self, scores: NDArray[np.float32]) -> None:
         """Sort scores and count them. NumPy sorts and searches without the GIL."""
         scores.sort()
         for start in range(0, self.reaching.shape[1], BLOCK):
-            block = self.bins.thresholds[:-1][start : start + BLOCK]
+            block = self.bins.thresholds[start : start + BLOCK]
             first = int(scores.searchsorted(block[0], "left"))
             stretch = scores[first : int(scores.searchsorted(block[-1], "right"))]
             left = stretch.searchsorted(block, "left")

@@ -47,7 +47,7 @@ def test_groups_may_grow_from_round_to_round(monkeypatch: pytest.MonkeyPatch) ->
     thresholds = np.array([1, 1.01, 1.02, 1000], dtype=np.float32)  # three of them in one bin
     close = np.full(50, 1.005, dtype=np.float32)
     waiting = [np.append(close[:24], [1.0] * 6), np.append(close[:24], [500.0] * 6)]  # a few short of a group
-    chunks = [*(chunk.astype(np.float32) for chunk in waiting), close[:24], close]  # 122 meet in the second round
+    chunks = [*(chunk.astype(np.float32) for chunk in waiting), close[:24], close]  # they meet in later rounds
     counts = ExactNegatives(chunks).count(thresholds)
     scores = np.concatenate(chunks)
     assert np.array_equal(counts.at_least, (scores >= thresholds[:, None]).sum(1))

@@ -38,6 +38,23 @@ def test_a_measurement_gives_time_memory_and_figures(example, tmp_path: Path, ca
     assert result["figures"].keys() == {"IAP"}
 
 
+def test_sides_take_turns_and_the_table_has_medians(example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def measured(side: str, *_: object) -> dict:
+        called.append(side)
+        slow = called.count(side) == 2  # one slow moment, that the median must not see
+        return {"seconds": 50.0 if slow else 2.0, "bytes": 2e6 if slow else 1e6, "figures": {"IAP": 0.5}}
+
+    monkeypatch.setattr(example, "measure_apart", measured)
+    rows = example.compare(2, 64, tmp_path)
+    turn = [side for side in example.SIDES if side != "plain loop"]
+    assert called == [*example.SIDES, *turn * (example.ROUNDS - 1)]
+    assert [line["s"] for line in rows] == ["2.00"] * 4
+    assert [line["its s"] for line in rows] == ["2.00", "8.00", "8.00", "2.00"]
+    assert [line["MB"] for line in rows] == ["2"] * 4
+
+
 @pytest.mark.slow
 def test_the_script_prints_its_table() -> None:
     done = subprocess.run(

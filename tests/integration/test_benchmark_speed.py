@@ -189,7 +189,7 @@ def test_a_hundred_thousand_images_take_no_more_memory_than_a_thousand_if_none_a
         images = training_images(datamodule, devices=1, cache=cache)
         sampler = StepSampler(images, batch_size=8, batches=20, num_replicas=1, rank=0, seed=0)
         loader = iter(training_loader(images, sampler, num_workers=0))
-        for _ in range(19):
+        for _ in range(19):  # one is left, so that the iterator still holds its order
             assert next(loader).image.shape == (8, 3, 256, 256)
         return held() - before
 
@@ -197,6 +197,6 @@ def test_a_hundred_thousand_images_take_no_more_memory_than_a_thousand_if_none_a
     try:
         growth(1000, cache=False)  # what libraries allocate when they are used for the first time
         assert growth(1000, cache=True) > 152 * 3 * 256**2  # the images that have passed: the measure sees them
-        assert growth(100_000, cache=False) - growth(1000, cache=False) < 10e6  # an order of 100,000 numbers: 4 MB
+        assert growth(100_000, cache=False) < 10e6  # an order of 100,000 numbers: 4 MB
     finally:
         tracemalloc.stop()

@@ -12,7 +12,7 @@ from destseg_anomalib.plugin import install_import_hook
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["report"]:
-        from destseg_anomalib.benchmark.report import main as report
+        from destseg_anomalib.report.report import main as report
 
         report(sys.argv[2:])
     else:

@@ -27,8 +27,8 @@ from official_style import OfficialStyleLoop
 
 import destseg_anomalib
 from destseg_anomalib.data import DemoSurfaces
-from destseg_anomalib.data.training import StepSampler
 from destseg_anomalib.synthesis import rotation_of_category
+from destseg_anomalib.training.batches import StepSampler
 
 STEPS = (200, 400)  # of the training that is estimated, per phase
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}

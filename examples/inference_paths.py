@@ -26,7 +26,7 @@ from anomalib.models.components import AnomalibModule
 from official_style import plain, predict
 
 import destseg_anomalib
-from destseg_anomalib.models.inference import inference_copy
+from destseg_anomalib.deployment.inference import inference_copy
 
 EXPORTER = {"opset_version": 18, "verbose": False}
 SECONDS = 2.0  # for which a forward is repeated, at most ten times

@@ -48,7 +48,7 @@ MUTATIONS = [
     ),
     Mutation(
         "step at which the phase changes",
-        "models/two_step.py",
+        "training/two_step.py",
         "student_phase = step < self.hparams.student_steps",
         "student_phase = step <= self.hparams.student_steps",
         "integration/test_destseg.py::test_each_phase_changes_its_network_and_no_bit_of_the_others",
@@ -97,7 +97,7 @@ MUTATIONS = [
     ),
     Mutation(
         "learning rate of the head",
-        "models/two_step.py",
+        "training/two_step.py",
         '"lr": self.hparams.head_lr',
         '"lr": self.hparams.segmentation_lr',
         "integration/test_destseg.py::test_one_optimiser_has_the_published_groups",

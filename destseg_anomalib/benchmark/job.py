@@ -18,7 +18,7 @@ from lightning import seed_everything
 
 from destseg_anomalib.benchmark.measure import Predictions, TrainingSpeed, environment, latency, peak_memory_mib
 from destseg_anomalib.benchmark.protocol import build_datamodule, build_model
-from destseg_anomalib.benchmark.results import job_identity, job_name, read_result, write_result
+from destseg_anomalib.report.results import job_identity, job_name, read_result, write_result
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from destseg_anomalib.benchmark.results import job_identity
+from destseg_anomalib.report.results import job_identity
 
 if TYPE_CHECKING:
     from destseg_anomalib.benchmark.job import ProtocolJob

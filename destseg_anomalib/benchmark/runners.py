@@ -28,10 +28,10 @@ from anomalib.pipelines.components.base import Runner
 
 from destseg_anomalib.benchmark.job import ProtocolJob
 from destseg_anomalib.benchmark.progress import JobProgress
-from destseg_anomalib.benchmark.results import RESULT_FILE, write_result, write_table
+from destseg_anomalib.report.results import RESULT_FILE, write_result, write_table
 
 if TYPE_CHECKING:
-    from destseg_anomalib.benchmark.pipeline import Protocol, ProtocolJobGenerator
+    from destseg_anomalib.benchmark.grid import Protocol, ProtocolJobGenerator
 
 
 class ProtocolRunner(Runner):

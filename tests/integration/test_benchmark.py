@@ -22,7 +22,7 @@ from anomalib.pipelines import Benchmark as AnomalibBenchmark
 from lightning import seed_everything
 
 from destseg_anomalib.benchmark.pipeline import Benchmark
-from destseg_anomalib.benchmark.results import COLUMNS, METRICS
+from destseg_anomalib.report.results import COLUMNS, METRICS
 from tests.conftest import make_part_folder
 
 ANOMALIB = Path(sys.executable).with_name("anomalib")

@@ -22,9 +22,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from destseg_anomalib import DeSTSeg
-from destseg_anomalib.data.training import StepSampler, training_images, training_loader
 from destseg_anomalib.models.losses import cosine_loss
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank, perlin
+from destseg_anomalib.training.batches import StepSampler, training_images, training_loader
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from destseg_anomalib.benchmark.report import write_report
+from destseg_anomalib.report.report import write_report
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "benchmark"))
 from fabricated import make_results

@@ -18,8 +18,8 @@ from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from destseg_anomalib import DeSTSeg, PFADSeg
-from destseg_anomalib.models import resume
-from destseg_anomalib.models.resume import CheckpointFiles
+from destseg_anomalib.training import checkpoints
+from destseg_anomalib.training.checkpoints import CheckpointFiles
 from tests.conftest import make_part_data, make_part_folder
 from tests.integration.test_cli import TRAINER, data_arguments
 
@@ -32,9 +32,9 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from lightning import seed_everything
-from destseg_anomalib.models import resume
+from destseg_anomalib.training import checkpoints
 
-resume.LEAST_SECONDS, resume.TIME_SHARE, resume.CLOCK_STEPS = 0, float("inf"), 3
+checkpoints.LEAST_SECONDS, checkpoints.TIME_SHARE, checkpoints.CLOCK_STEPS = 0, float("inf"), 3
 seed_everything(int(sys.argv.pop(1)))  # the command has an option of this name, which it ignores
 moment, count = sys.argv.pop(1), int(sys.argv.pop(1))
 left = {"step": count if moment == "step" else -1, "write": count if moment == "write" else -1}
@@ -170,7 +170,7 @@ def fit(
 
 def save_every(steps: int, patch: pytest.MonkeyPatch) -> None:
     for name, value in {"LEAST_SECONDS": 0, "TIME_SHARE": float("inf"), "CLOCK_STEPS": steps}.items():
-        patch.setattr(resume, name, value)
+        patch.setattr(checkpoints, name, value)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +295,8 @@ def test_checkpoints_take_one_hundredth_of_the_time(part_folder, tmp_path, monke
         def on_train_batch_start(self, *args) -> None:
             clock[0] += 50
 
-    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(resume, "CLOCK_STEPS", 2)
-    monkeypatch.setattr(resume.Trainer, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(checkpoints, "CLOCK_STEPS", 2)
+    monkeypatch.setattr(checkpoints.Trainer, "save_checkpoint", save)
     fit(part_folder, tmp_path, callbacks=[Slow()], student_steps=11, segmentation_steps=1)
     assert saved == [2, 6, 10, 12]  # the last is the engine's own

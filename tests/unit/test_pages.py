@@ -1,7 +1,7 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the pages point at is there, to the line."""
+"""What the pages point at is there: files, headings, quoted lines, tests, and the rooms with their floors."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ PAGES = sorted(
     if not any(part.startswith(".") or part in {"results", "datasets"} for part in path.relative_to(REPOSITORY).parts)
 )
 LINK = re.compile(r"\[(`[^`]+`|[^]`]*)\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-LINE = re.compile(r"\[`([^`]+)`\]\(([^)#\s]+)#L(\d+)\)")
+QUOTE = re.compile(r"\[`([^`]+)`\]\(([^)#\s]+\.py)\)")
 ROWS = re.compile(r"^\| (\d+) \|.*$", re.MULTILINE)
 
 
@@ -44,16 +44,20 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_a_link_to_a_line_quotes_what_stands_there(page: Path) -> None:
-    """A link `[quoted code](file.py#L12)`; where a line has moved, the failure names the new one."""
-    moved = []
-    for quoted, target, number in LINE.findall(page.read_text(encoding="utf-8")):
-        lines = (page.parent / target).read_text(encoding="utf-8").splitlines()
-        if int(number) > len(lines) or quoted not in lines[int(number) - 1]:
-            found = [str(at) for at, line in enumerate(lines, start=1) if quoted in line]
-            where = f"in line {' or '.join(found)}" if found else "nowhere in the file"
-            moved.append(f"{target}#L{number}: `{quoted}` is {where}.")
-    assert not moved, f"{name(page)}:\n" + "\n".join(moved)
+def test_a_link_to_code_quotes_what_stands_there(page: Path) -> None:
+    """A link `[quoted code](file.py)`, or `[test_name](tests/file.py)`, where the name may be cut short."""
+    gone = []
+    for quoted, target in QUOTE.findall(page.read_text(encoding="utf-8")):
+        text = (page.parent / target).read_text(encoding="utf-8")
+        wanted = f"def {quoted}" if quoted.startswith("test_") else quoted
+        if quoted != Path(target).name and not any(wanted in line for line in text.splitlines()):
+            gone.append(f"{target}: `{quoted}` is nowhere in the file.")
+    assert not gone, f"{name(page)}:\n" + "\n".join(gone)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_link_breaks_with_an_edit_above_its_line(page: Path) -> None:
+    assert not re.findall(r"\]\([^)\s]*#L\d+", page.read_text(encoding="utf-8"))
 
 
 def test_every_point_of_paper_against_code_names_our_line_and_its_test(shared: Path) -> None:
@@ -62,31 +66,78 @@ def test_every_point_of_paper_against_code_names_our_line_and_its_test(shared: P
     section = (shared / "MODELS.md").read_text(encoding="utf-8").partition("\n## 7.")[2].partition("\n## ")[0]
     assert sorted(rows) == [int(row[1]) for row in ROWS.finditer(section)]
     for number, row in rows.items():
-        targets = [target for _, target, _ in LINE.findall(row)]
+        targets = [target for _, target in QUOTE.findall(row)]
         assert any("tests/" not in target for target in targets), f"Row {number} names no line of ours."
         assert any("tests/" in target for target in targets), f"Row {number} names no test."
+
+
+PACKAGE = REPOSITORY / "destseg_anomalib"
+
+
+def modules_used_by(file: Path) -> set[str]:
+    """Modules of the package that a file imports, for types or inside a function as well, by their dotted names."""
+    here = (PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts)
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            home = (
+                ".".join([*here[: len(here) - node.level], *filter(None, [node.module])]) if node.level else node.module
+            )
+            found |= {f"{home}.{alias.name}" if is_module(f"{home}.{alias.name}") else home for alias in node.names}
+    return {module for module in found if module.startswith(f"{PACKAGE.name}.")}
+
+
+def is_module(dotted: str) -> bool:
+    path = REPOSITORY.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def rooms_used_by(room: Path) -> set[str]:
     """Rooms of the package that the files of one import."""
     files = room.rglob("*.py") if room.is_dir() else [room.with_suffix(".py")]
-    imports = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
-    modules = {node.module or "" for node in imports if isinstance(node, ast.ImportFrom) and not node.level}
-    modules |= {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
-    used = {module.split(".")[1] for module in modules if module.startswith("destseg_anomalib.")}
-    return used - {room.name}
+    return {module.split(".")[1] for file in files for module in modules_used_by(file)} - {room.name}
+
+
+def floors() -> list[tuple[str, set[str]]]:
+    """Rows of the page's table of rooms, from the ground: the rooms of each, and what they may use."""
+    page = (PACKAGE / "README.md").read_text(encoding="utf-8").partition("## The house")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| `", "| [`"))]
+    return [(re.findall(r"`(\w+)`", row[0])[0], set(re.findall(r"`(\w+)`", row[2]))) for row in rows]
 
 
 def test_rooms_use_each_other_as_the_page_says() -> None:
-    package = REPOSITORY / "destseg_anomalib"
-    page = (package / "README.md").read_text(encoding="utf-8").partition("## The house")[2].partition("\n## ")[0]
-    said = {
-        re.findall(r"`(\w+)`", row[0])[0]: set(re.findall(r"`(\w+)`", row[2]))
-        for row in (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| `", "| [`")))
+    said = dict(floors())
+    modules = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")}
+    assert set(said) == modules | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {room: rooms_used_by(PACKAGE / room) for room in said} == said
+
+
+def test_no_arrow_runs_up() -> None:
+    """The table begins at the ground: a room uses only rooms that stand above it in the table."""
+    below: set[str] = set()
+    for room, used in floors():
+        assert used <= below, f"{room} uses {used - below}, which stand on a higher floor."
+        below.add(room)
+
+
+def test_no_circle_of_modules() -> None:
+    """Nor do two modules need each other, be it for types alone."""
+    files = {
+        ".".join([PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): file
+        for file in PACKAGE.rglob("*.py")
     }
-    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("_")}
-    assert set(said) == modules | {path.parent.name for path in package.glob("*/__init__.py")}
-    assert {room: rooms_used_by(package / room) for room in said} == said
+    arrows = {module: modules_used_by(file) & files.keys() for module, file in files.items()}
+    while free := {module for module, used in arrows.items() if not used}:
+        arrows = {module: used - free for module, used in arrows.items() if module not in free}
+    assert not arrows, f"In a circle, or behind one: {arrows}."
+
+
+def test_only_the_lightning_models_know_training_and_deployment() -> None:
+    for file in (PACKAGE / "models").rglob("*.py"):
+        used = {module.split(".")[1] for module in modules_used_by(file)}
+        assert file.name == "lightning_model.py" or used <= {"models", "plugin"}, f"{file} uses {used}."
 
 
 def test_networks_know_neither_trainers_nor_data() -> None:

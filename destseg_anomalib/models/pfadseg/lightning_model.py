@@ -21,9 +21,9 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
-from destseg_anomalib.models.quantization import CarefulQuantization
-from destseg_anomalib.models.two_step import TwoStepTraining
+from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.synthesis import Rotation
+from destseg_anomalib.training.two_step import TwoStepTraining
 
 from .torch_model import PFADSegModel
 

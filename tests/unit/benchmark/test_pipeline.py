@@ -12,13 +12,8 @@ import yaml
 from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from anomalib.pipelines import Benchmark as AnomalibBenchmark
 
-from destseg_anomalib.benchmark.pipeline import (
-    Benchmark,
-    Protocol,
-    ProtocolJobGenerator,
-    protocol_runner,
-    read_protocol,
-)
+from destseg_anomalib.benchmark.grid import Protocol, ProtocolJobGenerator, read_protocol
+from destseg_anomalib.benchmark.pipeline import Benchmark, protocol_runner
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((REPOSITORY / "configs" / "benchmark").glob("*.yaml"))

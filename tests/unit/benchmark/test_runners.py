@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from destseg_anomalib.benchmark.grid import Protocol, ProtocolJobGenerator
 from destseg_anomalib.benchmark.job import ProtocolJob
-from destseg_anomalib.benchmark.pipeline import Protocol, ProtocolJobGenerator
-from destseg_anomalib.benchmark.results import write_result
 from destseg_anomalib.benchmark.runners import ProcessRunner
+from destseg_anomalib.report.results import write_result
 
 
 class SmallJob(ProtocolJob):

@@ -54,7 +54,7 @@ def make_gallery(defects: pd.DataFrame) -> Gallery:
     """Choose defects and embed their pictures, until the budget is spent.
 
     Args:
-        defects: What :func:`~destseg_anomalib.benchmark.records.read_defects` returns.
+        defects: What :func:`~destseg_anomalib.report.records.read_defects` returns.
 
     Returns:
         The gallery. Where a picture cannot be read, the view says so.

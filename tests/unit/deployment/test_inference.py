@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from destseg_anomalib.deployment.inference import inference_copy
 from destseg_anomalib.models.destseg import DeSTSegModel
-from destseg_anomalib.models.inference import inference_copy
 from destseg_anomalib.models.pfadseg import PFADSegModel
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from destseg_anomalib.benchmark.results import COSTS, ENVIRONMENT, METRICS, read_result
+from destseg_anomalib.report.results import COSTS, ENVIRONMENT, METRICS, read_result
 
 KEYS = ("job", "model", "dataset", "category", "status")
 

@@ -108,8 +108,8 @@ def curve_chart(place: str, curves: pd.DataFrame, summary: pd.DataFrame, models:
 
     Args:
         place: The category.
-        curves: What :func:`~destseg_anomalib.benchmark.records.read_curves` returns.
-        summary: What :func:`~destseg_anomalib.benchmark.tables.summarise` returns.
+        curves: What :func:`~destseg_anomalib.report.records.read_curves` returns.
+        summary: What :func:`~destseg_anomalib.report.tables.summarise` returns.
         models: All models, in the order of their styles.
 
     Returns:

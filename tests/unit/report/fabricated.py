@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from destseg_anomalib.benchmark.results import METRICS
+from destseg_anomalib.report.results import METRICS
 
 SIDE, MAP_SIDE, IMAGES = 96, 32, 6
 COSTS = {"fit_seconds": 60, "test_seconds": 4, "train_images_per_second": 12.5, "peak_memory_mib": 900}

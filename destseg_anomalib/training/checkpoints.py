@@ -20,7 +20,7 @@ from anomalib.utils.path import paths_to_strings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from destseg_anomalib.models.acceptance import check_file
+from destseg_anomalib.training.acceptance import check_file
 
 logger = logging.getLogger(__name__)
 

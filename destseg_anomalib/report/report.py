@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from destseg_anomalib.benchmark.page import render
-from destseg_anomalib.benchmark.records import read_failures, read_rows
-from destseg_anomalib.benchmark.tables import LAYOUTS, compare, select, summarise, to_markdown
+from destseg_anomalib.report.page import render
+from destseg_anomalib.report.records import read_failures, read_rows
+from destseg_anomalib.report.tables import LAYOUTS, compare, select, summarise, to_markdown
 
 
 def write_report(results_dir: Path) -> Path:

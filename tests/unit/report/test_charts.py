@@ -11,7 +11,7 @@ from fabricated import make_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from destseg_anomalib.benchmark.charts import (
+from destseg_anomalib.report.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -23,9 +23,9 @@ from destseg_anomalib.benchmark.charts import (
     spread,
     style_of,
 )
-from destseg_anomalib.benchmark.page import cost_charts
-from destseg_anomalib.benchmark.records import read_curves, read_rows
-from destseg_anomalib.benchmark.tables import summarise
+from destseg_anomalib.report.page import cost_charts
+from destseg_anomalib.report.records import read_curves, read_rows
+from destseg_anomalib.report.tables import summarise
 
 MODELS = ["DeSTSeg", "Patchcore", "Newcomer"]
 

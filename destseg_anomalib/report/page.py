@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jinja2
 import pandas as pd
 
-from destseg_anomalib.benchmark.charts import HEIGHT, LINE, WIDTH, Chart, cost_chart, curve_chart
-from destseg_anomalib.benchmark.gallery import GROUPS, make_gallery
-from destseg_anomalib.benchmark.records import Failure, environments, read_curves, read_defects
-from destseg_anomalib.benchmark.tables import AVERAGE, DASH, LAYOUTS, grids, notes
+from destseg_anomalib.report.charts import HEIGHT, LINE, WIDTH, Chart, cost_chart, curve_chart
+from destseg_anomalib.report.gallery import GROUPS, make_gallery
+from destseg_anomalib.report.records import Failure, environments, read_curves, read_defects
+from destseg_anomalib.report.tables import AVERAGE, DASH, LAYOUTS, grids, notes
 
 # Columns of the sortable table: what this package is about comes first, where a phone shows it.
 FIGURE_NAMES = {
@@ -71,10 +71,10 @@ def render(
 
     Args:
         results_dir: The folder of the benchmark.
-        rows: What :func:`~destseg_anomalib.benchmark.records.read_rows` returns.
-        summary: What :func:`~destseg_anomalib.benchmark.tables.summarise` returns.
-        compared: What :func:`~destseg_anomalib.benchmark.tables.compare` returns.
-        failures: What :func:`~destseg_anomalib.benchmark.records.read_failures` returns.
+        rows: What :func:`~destseg_anomalib.report.records.read_rows` returns.
+        summary: What :func:`~destseg_anomalib.report.tables.summarise` returns.
+        compared: What :func:`~destseg_anomalib.report.tables.compare` returns.
+        failures: What :func:`~destseg_anomalib.report.records.read_failures` returns.
 
     Returns:
         HTML with everything inside.
@@ -114,7 +114,7 @@ def sortable_rows(summary: pd.DataFrame, models: Sequence[str]) -> list[Row]:
     """Rows of the sortable table, averages first and the highest IAP first within a category.
 
     Args:
-        summary: What :func:`~destseg_anomalib.benchmark.tables.summarise` returns.
+        summary: What :func:`~destseg_anomalib.report.tables.summarise` returns.
         models: All models, in the order in which equal ones appear.
 
     Returns:
@@ -138,7 +138,7 @@ def cost_charts(summary: pd.DataFrame, rows: pd.DataFrame, models: Sequence[str]
     """Charts of costs against IAP, each the mean over the categories that a model finished.
 
     Args:
-        summary: What :func:`~destseg_anomalib.benchmark.tables.summarise` returns.
+        summary: What :func:`~destseg_anomalib.report.tables.summarise` returns.
         rows: The rows of ``results.csv``; their categories are what a model should have finished.
         models: All models, in the order of their styles.
 

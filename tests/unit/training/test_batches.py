@@ -8,8 +8,8 @@ import torch
 from anomalib.data import Folder
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
-from destseg_anomalib.data import training
-from destseg_anomalib.data.training import StepSampler, TrainingImages, training_images, training_loader
+from destseg_anomalib.training import batches as batches_module
+from destseg_anomalib.training.batches import StepSampler, TrainingImages, training_images, training_loader
 from destseg_anomalib.transforms import RoundedBilinearResize
 from tests.conftest import make_part_data
 
@@ -114,7 +114,7 @@ def test_augmented_images_are_not_cached(part_folder, caplog, monkeypatch) -> No
 
 
 def test_a_set_that_would_not_fit_is_not_cached(part_folder, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(training, "CACHE_SHARE", 1e-12)
+    monkeypatch.setattr(batches_module, "CACHE_SHARE", 1e-12)
     with caplog.at_level("INFO"):
         assert not loader(make_datamodule(part_folder)).dataset.cache
     assert "exceed a quarter of" in caplog.text

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from fabricated import make_results
 
-from destseg_anomalib.benchmark.report import main, write_report
+from destseg_anomalib.report.report import main, write_report
 
 
 def test_a_report_is_one_page_and_the_papers_tables_as_markdown_and_csv(tmp_path) -> None:

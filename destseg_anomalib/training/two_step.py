@@ -24,17 +24,17 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import check_data
-from destseg_anomalib.data.training import StepSampler, mixed_seed, training_images, training_loader
 from destseg_anomalib.metrics import RawMapEvaluator
-from destseg_anomalib.models.acceptance import VERSION, check_architecture, check_file, check_weights
-from destseg_anomalib.models.resume import (
+from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
+from destseg_anomalib.training.acceptance import VERSION, check_architecture, check_file, check_weights
+from destseg_anomalib.training.batches import StepSampler, mixed_seed, training_images, training_loader
+from destseg_anomalib.training.checkpoints import (
     LastCheckpoint,
     batch_layout,
     rest_between_steps,
     use_checkpoint_files,
     warn_of_changes,
 )
-from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from fabricated import make_results
 
-from destseg_anomalib.benchmark import gallery
-from destseg_anomalib.benchmark.gallery import choose, make_gallery, outline
-from destseg_anomalib.benchmark.records import read_defects, read_rows
-from destseg_anomalib.benchmark.report import write_report
+from destseg_anomalib.report import gallery
+from destseg_anomalib.report.gallery import choose, make_gallery, outline
+from destseg_anomalib.report.records import read_defects, read_rows
+from destseg_anomalib.report.report import write_report
 
 
 def defects_of(results) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from destseg_anomalib.benchmark.results import COLUMNS, job_name, read_result, write_result, write_table
+from destseg_anomalib.report.results import COLUMNS, job_name, read_result, write_result, write_table
 
 CONFIG = {"model": {"class_path": "Padim"}, "data": {"class_path": "MVTecAD"}, "seed": 0}
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from fabricated import METRICS, make_results
 
-from destseg_anomalib.benchmark import tables
-from destseg_anomalib.benchmark.records import COSTS, ENVIRONMENT, read_rows
-from destseg_anomalib.benchmark.tables import LAYOUTS, PUBLISHED_FIGURES, compare, grids, summarise, to_markdown
+from destseg_anomalib.report import tables
+from destseg_anomalib.report.records import COSTS, ENVIRONMENT, read_rows
+from destseg_anomalib.report.tables import LAYOUTS, PUBLISHED_FIGURES, compare, grids, summarise, to_markdown
 
 PUBLISHED = pd.read_csv(Path(tables.__file__).with_name("published.csv"))
 MVTEC = sorted(set(PUBLISHED["category"]) - {"average"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from destseg_anomalib.models.acceptance import check_file, check_weights
+from destseg_anomalib.training.acceptance import check_file, check_weights
 
 
 class Small(nn.Module):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from destseg_anomalib.benchmark.results import COSTS, METRICS
+from destseg_anomalib.report.results import COSTS, METRICS
 
 AVERAGE = "average"
 DASH = "—"  # where there is no figure

@@ -110,6 +110,17 @@ def check_data(trainer: Trainer, stage: str) -> None:
             dataset.__getitems__ = CheckedReading(dataset)
 
 
+def release_data(trainer: Trainer) -> None:
+    """Take back what `check_data` put on data sets, which then read as they did before; a second call does nothing.
+
+    Args:
+        trainer: The trainer, after its stage or after an exception in it.
+    """
+    for dataset in _datasets(trainer):
+        if isinstance(getattr(dataset, "__getitems__", None), CheckedReading):
+            del dataset.__getitems__
+
+
 def _datasets(trainer: Trainer) -> Iterator[Any]:
     """Data sets of the trainer's data module and of the loaders it was given."""
     if isinstance(datamodule := trainer.datamodule, AnomalibDataModule):  # type: ignore[attr-defined]

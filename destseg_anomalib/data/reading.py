@@ -5,40 +5,28 @@
 
 anomalib leaves it to Pillow to complain, whose messages often name no file, and reads some files wrongly without a
 word. PyTorch's loaders ask a data set for `__getitems__` before they fall back on its items one by one; there the
-readings of any data set can be checked, in the workers too, without a change to its class.
+readings of any data set can be checked, in the workers too, without a change to its class. What an image and a mask
+must be is said in `images.py` and `masks.py`, and which mask belongs to which image in `pairing.py`.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule, PredictDataset
 from anomalib.data.datasets.base.image import AnomalibDataset
-from anomalib.data.utils import read_image, read_mask
+from anomalib.data.utils import LabelName, read_image, read_mask
+from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch import Trainer
-from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
+
+from destseg_anomalib.data.images import UnusableImageError, check_image
+from destseg_anomalib.data.masks import check_mask
+from destseg_anomalib.data.pairing import check_folder, check_tables
+
+__all__ = ["CheckedReading", "UnusableImageError", "check_data", "check_folder", "release_data"]
 
 logger = logging.getLogger(__name__)
-
-# Modes in which Pillow keeps grey values beyond 8 bits; its conversion to RGB, which anomalib uses, clips them at 255.
-DEEP_MODES = ("I", "F")
-
-
-class UnusableImageError(ValueError):
-    r"""An image or a mask cannot be used; the message is one sentence that names the file.
-
-    Args:
-        message: The sentence, or the printed traceback that a loader's worker hands over, which ends in it.
-
-    Example:
-        >>> str(UnusableImageError("Caught it in worker 0.\n...\nUnusableImageError: a.png is empty.\n"))
-        'a.png is empty.'
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class CheckedReading:
@@ -61,23 +49,25 @@ class CheckedReading:
             The items, as the data set makes them.
 
         Raises:
-            UnusableImageError: If an image or a mask cannot be read, an image has more than 8 bits of grey, or a mask
-                is not of the size of its image.
+            UnusableImageError: If an image or a mask cannot be read, or anomalib would read something else than is
+                meant by it.
         """
         return [self._read(int(index)) for index in indices]
 
     def _read(self, index: int) -> Any:  # noqa: ANN401  each data set has its own kind of item
-        image, mask = _files(self.dataset, index)
+        image, masks = _files(self.dataset, index)
         try:
-            _check_headers(image, mask)
+            size = check_image(image)
+            for mask in masks:
+                check_mask(mask, image, size)
             return self.dataset[index]
         except UnusableImageError:
             raise
         except Exception as error:  # Pillow alone raises six kinds; what is not a file's fault is passed on
-            for kind, path, read in (("image", image, read_image), ("mask", mask, read_mask)):
+            for path in (image, *masks):
+                kind, read = ("image", read_image) if path == image else ("mask", read_mask)
                 try:
-                    if path:
-                        read(path)
+                    read(path)
                 except Exception as fault:
                     reason = getattr(fault, "strerror", None) or fault
                     msg = f"The {kind} {path} cannot be read ({reason}): repair it or take it out of the folder."
@@ -93,7 +83,7 @@ def check_data(trainer: Trainer, stage: str) -> None:
         stage: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        ValueError: If a training has no validation set.
+        ValueError: If a training has no validation set, or an image has no mask, or that of another image.
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(datamodule, AnomalibDataModule):
@@ -105,9 +95,25 @@ def check_data(trainer: Trainer, stage: str) -> None:
             raise ValueError(msg)
         if stage == "test" and not len(datamodule.test_data):
             logger.warning("The test set of %s has no image, and nothing is measured.", datamodule.name)
-    for dataset in _datasets(trainer):
-        if isinstance(dataset, AnomalibDataset | PredictDataset) and not hasattr(dataset, "__getitems__"):
+        _warn_of_overlap(datamodule)
+    datasets = [dataset for dataset in _datasets(trainer) if isinstance(dataset, AnomalibDataset | PredictDataset)]
+    check_tables([dataset for dataset in datasets if isinstance(dataset, AnomalibDataset)])
+    for dataset in datasets:
+        if not hasattr(dataset, "__getitems__"):
             dataset.__getitems__ = CheckedReading(dataset)
+
+
+def _warn_of_overlap(datamodule: AnomalibDataModule) -> None:
+    tables = [getattr(datamodule, name).samples for name in ("train_data", "test_data") if hasattr(datamodule, name)]
+    shared = set.intersection(*(set(table.image_path) for table in tables)) if len(tables) == 2 else set()
+    if shared:
+        logger.warning(
+            "Of the %d test images %d are trained on, such as %s, and figures are better than they should be: keep the "
+            "folders of both sets apart.",
+            len(tables[1]),
+            len(shared),
+            min(shared),
+        )
 
 
 def release_data(trainer: Trainer) -> None:
@@ -131,38 +137,19 @@ def _datasets(trainer: Trainer) -> Iterator[Any]:
         loaders = loop._data_source.instance
         for loader in loaders if isinstance(loaders, list) else [loaders]:
             if isinstance(loader, DataLoader):
-                yield loader.dataset
+                dataset = loader.dataset
+                while isinstance(dataset, Subset):
+                    dataset = dataset.dataset
+                yield dataset
 
 
-def _files(dataset: AnomalibDataset | PredictDataset, index: int) -> tuple[str, str | None]:
-    """Paths of an image and of its mask, if it has one to read."""
+def _files(dataset: AnomalibDataset | PredictDataset, index: int) -> tuple[str, list[str]]:
+    """Paths of an image and of its masks, as far as the data set reads them."""
     if isinstance(dataset, PredictDataset):
-        return str(dataset.image_filenames[index]), None
+        return str(dataset.image_filenames[index]), []
     sample = dataset.samples.iloc[index]
-    has_mask = sample.label_index == 1 and isinstance(sample.get("mask_path"), str) and sample.mask_path
-    return sample.image_path, sample.mask_path if has_mask else None
-
-
-def _check_headers(image_path: str, mask_path: str | None) -> None:
-    with Image.open(image_path) as image:
-        size, mode = image.size, image.mode
-    if mode.startswith(DEEP_MODES):
-        msg = (
-            f"The image {image_path} has grey values of more than 8 bits, which anomalib would clip at 255: convert it "
-            "to 8 bits."
-        )
-        raise UnusableImageError(msg)
-    if mask_path is None:
-        return
-    with Image.open(mask_path) as mask:
-        mask_size = mask.size
-    if mask_size != size:
-        msg = (
-            f"The mask {mask_path} has {_by(mask_size)} pixels, but its image {Path(image_path).name} has {_by(size)}: "
-            "store the mask at the size of the image."
-        )
-        raise UnusableImageError(msg)
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+    if isinstance(dataset, SyntheticAnomalyDataset):  # whose masks are noise, and anomalib's own
+        return sample.image_path, []
+    masks = sample.get("mask_path") if sample.label_index == LabelName.ABNORMAL else None
+    masks = masks if isinstance(masks, list) else [masks]  # MVTec LOCO AD has one for each defect
+    return sample.image_path, [mask for mask in masks if isinstance(mask, str) and mask]

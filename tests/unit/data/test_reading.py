@@ -9,9 +9,10 @@ import pickle
 import pytest
 import torch
 from anomalib.data import PredictDataset
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Subset
 
-from destseg_anomalib.data.reading import CheckedReading, UnusableImageError
+from destseg_anomalib.data.reading import CheckedReading, UnusableImageError, check_data, release_data
 from tests.conftest import make_part_data
 
 
@@ -53,3 +54,49 @@ def test_pictures_to_predict_are_checked(part_folder) -> None:
     assert reading([0])[0].image.shape == (3, 80, 80)
     with pytest.raises(UnusableImageError, match=r"good/001\.png cannot be read .*: repair it or take it out"):
         reading([1])
+
+
+@pytest.fixture
+def trainer(part_folder) -> Trainer:
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    trainer.datamodule = make_part_data(part_folder)
+    trainer.datamodule.setup()
+    return trainer
+
+
+def test_what_was_put_on_data_sets_is_taken_back_once_or_twice(trainer) -> None:
+    by_hand = PredictDataset(trainer.datamodule.root / "test/good")
+    trainer.predict_loop._data_source.instance = DataLoader(Subset(by_hand, [0]))
+    datasets = [trainer.datamodule.train_data, trainer.datamodule.val_data, trainer.datamodule.test_data, by_hand]
+    before = [dict(vars(dataset)) for dataset in datasets]
+    check_data(trainer, "test")
+    assert all(isinstance(dataset.__getitems__, CheckedReading) for dataset in datasets)
+    for _ in range(2):
+        release_data(trainer)
+        assert [vars(dataset).keys() for dataset in datasets] == [attributes.keys() for attributes in before]
+
+
+def test_a_reading_that_the_user_gave_a_data_set_stays(trainer) -> None:
+    def own(indices):
+        return [trainer.datamodule.test_data[index] for index in indices]
+
+    trainer.datamodule.test_data.__getitems__ = own
+    check_data(trainer, "test")
+    release_data(trainer)
+    assert trainer.datamodule.test_data.__getitems__ is own
+
+
+def test_images_of_both_sets_are_told_of(part_folder, trainer, caplog) -> None:
+    check_data(trainer, "test")
+    assert "are trained on" not in caplog.text
+    trainer.datamodule = make_part_data(part_folder, normal_test_dir="train/good")
+    trainer.datamodule.setup()
+    check_data(trainer, "test")
+    assert "Of the 11 test images 8 are trained on, such as" in caplog.text
+
+
+def test_masks_that_anomalib_synthesises_are_its_own_affair(part_folder) -> None:
+    data = make_part_data(part_folder, val_split_mode="synthetic")
+    data.setup()
+    reading = CheckedReading(data.val_data)
+    assert all(item.gt_mask is not None for item in reading(range(len(data.val_data))))

@@ -1,93 +1,67 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Geometry of the page's charts; the template draws it. Lengths are in the units of the charts' view boxes."""
+"""The page's charts as Vega-Lite, which Altair writes and checks and the browser draws."""
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
+import altair as alt
+import numpy as np
 import pandas as pd
-from matplotlib.ticker import LogLocator, MaxNLocator
+import vl_convert
 
 # Every model keeps its style in all charts. Lines differ in dashes and points in shape, so that no chart needs colour.
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 4", "9 3 2 3 2 3")
-_CIRCLE, _SQUARE = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z", "M-4.5-4.5h9v9h-9z"
-SHAPES = (
-    (_CIRCLE, True),
-    (_SQUARE, True),
-    ("M0-6L5.5 4h-11z", True),
-    ("M0-6.5L6 0 0 6.5-6 0z", True),
-    ("M-5-5L5 5M5-5L-5 5", False),
-    ("M0-6V6M-6 0H6", False),
-    (_CIRCLE, False),
-    (_SQUARE, False),
-)
-
-WIDTH, HEIGHT = 360, 240
-LEFT, TOP, BOTTOM = 40, 12, 204
-SAMPLE = 33  # between a curve's end and its label, with a sample of its dashes
-POINTS_RIGHT = 344
-LINE = 14  # height of a line of text
-CHARACTER = 7.2  # width of a character, generously
-NAME_LENGTH = 24  # characters of the longest label; the page names the model in full elsewhere
-
-
-class Tick(NamedTuple):
-    """A mark on an axis: where, and what it says."""
-
-    at: float
-    text: str
+DASHES = ((1, 0), (7, 3), (2, 3), (9, 3, 2, 3), (4, 2), (12, 4), (1, 4), (9, 3, 2, 3, 2, 3))
+SHAPES = ("circle", "square", "triangle-up", "diamond", "M-1-1L1 1M1-1L-1 1", "M0-1V1M-1 0H1", "circle", "square")
+HOLLOW = (6, 7)
+HEIGHT = 190  # pixels between the axes; the width is the page's
+STEPS = 120  # of a curve, at most: more would be finer than its line
+LEGEND_WIDTH = 38  # characters in a line, which fit on a phone
+# Colours are the page's own, so that charts go dark with it. Their text alternative is the page's as well.
+LOOK = {
+    "aria": False,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        **dict.fromkeys(("labelColor", "titleColor"), "var(--ink)"),
+        **dict.fromkeys(("domainColor", "tickColor"), "var(--faint)"),
+        **dict.fromkeys(("labelFontSize", "titleFontSize"), 12),
+        "gridColor": "var(--rule)",
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelColor": "var(--ink)", "labelFontSize": 12, "symbolStrokeWidth": 2},
+}
 
 
 class Style(NamedTuple):
-    """How a model looks: number of its colour, dashes of its line, path of its points and whether that is filled."""
+    """How a model looks: its colour, the dashes of its line, the shape of its points and what fills them."""
 
-    colour: int
-    dash: str
+    colour: str
+    dashes: tuple[int, ...]
     shape: str
-    filled: bool
-
-
-class Line(NamedTuple):
-    """A curve: SVG path data, its style, where it ends, and its label with the height at which that stands."""
-
-    path: str
-    style: Style
-    end: float
-    label: str
-    label_at: float
-
-
-class Point(NamedTuple):
-    """A point with its label, whose anchor is ``start``, ``middle`` or ``end``."""
-
-    x: float
-    y: float
-    style: Style
-    label: str
-    label_x: float
-    label_y: float
-    anchor: str
+    fill: str
 
 
 class Chart(NamedTuple):
-    """A chart: title, what it shows in words, names and ticks of its axes, and its lines or points."""
+    """A chart: its title, what it shows in words, and its Vega-Lite."""
 
     title: str
     description: str
-    x_name: str
-    y_name: str
-    right: float
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    lines: list[Line]
-    points: list[Point]
+    spec: dict[str, Any]
+
+
+@cache  # takes seconds
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which asks for no other file."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", ".".join(alt.SCHEMA_VERSION.split(".")[:2]))
 
 
 def style_of(index: int) -> Style:
-    """Style of the model with this number; past eight models the pairs of colour and dash change.
+    """Style of the model with this number; past eight models the pairs of colour and dashes change.
 
     Args:
         index: Number of the model, from 0.
@@ -96,11 +70,12 @@ def style_of(index: int) -> Style:
         Its style, which no other of the first 64 models has.
 
     Example:
-        >>> style_of(1).dash == style_of(9).dash, style_of(1).colour == style_of(9).colour
+        >>> style_of(1).dashes == style_of(9).dashes, style_of(1).colour == style_of(9).colour
         (True, False)
     """
-    turn = index // len(DASHES)
-    return Style((index + turn) % len(DASHES), DASHES[index % len(DASHES)], *SHAPES[index % len(SHAPES)])
+    turn, kind = divmod(index, len(DASHES))
+    colour = f"var(--c{(index + turn) % len(DASHES)})"
+    return Style(colour, DASHES[kind], SHAPES[kind], "var(--paper)" if kind in HOLLOW else colour)
 
 
 def curve_chart(place: str, curves: pd.DataFrame, summary: pd.DataFrame, models: Sequence[str]) -> Chart:
@@ -113,46 +88,39 @@ def curve_chart(place: str, curves: pd.DataFrame, summary: pd.DataFrame, models:
         models: All models, in the order of their styles.
 
     Returns:
-        The chart; each line is labelled with its model and IAP in percent.
+        The chart; its legend names each model with its IAP in percent.
     """
     iap = summary[(summary["figure"] == "IAP") & (summary["place"] == place)].set_index("model")["mean"]
-    here = curves[curves["place"] == place]
-    labels = {model: f"{model} {iap[model]:.1f}" if model in iap else model for model in here["model"].unique()}
-    short = {
-        model: label if len(label) <= NAME_LENGTH else label[: NAME_LENGTH - 1] + "…" for model, label in labels.items()
-    }
-    right = WIDTH - SAMPLE - CHARACTER * max(map(len, short.values()))
-
-    def x(recall: float) -> float:
-        return LEFT + recall * (right - LEFT)
-
-    def y(precision: float) -> float:
-        return BOTTOM - precision * (BOTTOM - TOP)
-
-    lines = []
+    here = curves[curves["place"] == place].sort_values("instance_recall")
+    styles: dict[str, Style] = {}
+    tables = []
     for index, model in enumerate(models):
-        curve = here[here["model"] == model].sort_values("instance_recall")
-        if curve.empty:
+        points = 100 * here.loc[here["model"] == model, ["instance_recall", "precision"]].to_numpy(dtype=float)
+        if not len(points):
             continue
+        points = points[np.unique(np.linspace(0, len(points) - 1, STEPS).round().astype(int))]
         # Between the recalls of two neighbouring regions the precision at the higher recall holds.
-        heights = [round(y(value), 1) for value in curve["precision"]]
-        steps = [f"V{at:g}H{x(recall):.1f}" for recall, at in zip(curve["instance_recall"], heights, strict=True)]
-        path = f"M{LEFT} {heights[0]:g}{''.join(steps)}"
-        lines.append(Line(path, style_of(index), heights[-1], short[model], heights[-1]))
-    labels_at = spread([line.end for line in lines], LINE, TOP, BOTTOM)
-    lines = [line._replace(label_at=at) for line, at in zip(lines, labels_at, strict=True)]
-    marks = (0, 0.25, 0.5, 0.75, 1)
-    return Chart(
-        title=place,
-        description=f"Pixel precision over instance recall on {place}. IAP in percent: " + ", ".join(labels.values()),
-        x_name="instance recall, %",
-        y_name="pixel precision, %",
-        right=right,
-        x_ticks=[Tick(x(mark), f"{100 * mark:g}") for mark in (0, 0.25, 0.5, 0.75, 0.9)],
-        y_ticks=[Tick(y(mark), f"{100 * mark:g}") for mark in marks],
-        lines=lines,
-        points=[],
+        points = np.vstack([[0, points[0, 1]], points]).round(1)
+        tables.append(pd.DataFrame(points, columns=["recall", "precision"]).assign(number=len(styles)))
+        styles[f"{model} {iap[model]:.1f}" if model in iap else model] = style_of(index)
+    percent = alt.Scale(domain=[0, 100])
+    chart = alt.Chart(pd.concat(tables)).encode(
+        alt.X("recall:Q", title="instance recall, %", scale=percent, axis=alt.Axis(values=[0, 25, 50, 75, 90])),
+        alt.Y("precision:Q", title="pixel precision, %", scale=percent, axis=alt.Axis(tickCount=5)),
     )
+    legend = _legend(styles, symbolType="stroke", symbolSize=600)
+    lines = chart.mark_line(interpolate="step-before").encode(
+        alt.Color("name:N", scale=_scale(styles, "colour"), legend=legend),
+        alt.StrokeDash("name:N", scale=_scale(styles, "dashes"), legend=legend),
+    )
+    nearest = _nearest()
+    points = chart.mark_point(filled=True, size=70).encode(
+        alt.Color("name:N"),
+        opacity=alt.when(nearest, empty=False).then(alt.value(1)).otherwise(alt.value(0)),
+        tooltip=_tooltip({"model, IAP": "name", "instance recall, %": "recall", "pixel precision, %": "precision"}),
+    )
+    description = f"Pixel precision over instance recall on {place}. IAP in percent: {', '.join(styles)}"
+    return Chart(place, description, _finish(lines + points.add_params(nearest), styles))
 
 
 def cost_chart(title: str, unit: str, points: pd.DataFrame, models: Sequence[str]) -> Chart:
@@ -167,116 +135,51 @@ def cost_chart(title: str, unit: str, points: pd.DataFrame, models: Sequence[str
     Returns:
         The chart.
     """
-    x_ticks, x = _logarithmic(points["cost"].min(), points["cost"].max())
-    heights = MaxNLocator(5, min_n_ticks=3).tick_values(points["iap"].min() - 2, points["iap"].max() + 2)
-    low, high = max(heights[0], 0), min(heights[-1], 100)
-
-    def y(value: float) -> float:
-        return BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP)
-
-    places = list(zip(map(x, points["cost"]), map(y, points["iap"]), strict=True))
-    texts = list(points["label"])
-    labels = place_labels(places, texts)
-    styles = [style_of(list(models).index(model)) for model in points["model"]]
-    marks = zip(places, styles, texts, labels, strict=True)
-    drawn = [Point(px, py, style, text, lx, ly, anchor) for (px, py), style, text, (lx, ly, anchor) in marks]
-    said = (f"{row.label}: {row.cost:.3g}, IAP {row.iap:.1f}" for row in points.itertuples())
-    return Chart(
-        title=title,
-        description=f"{title}. {unit}, and IAP in percent: {'; '.join(said)}",
-        x_name=f"{unit}, logarithmic",
-        y_name="IAP, %",
-        right=POINTS_RIGHT,
-        x_ticks=x_ticks,
-        y_ticks=[Tick(y(value), f"{value:g}") for value in heights if low <= value <= high],
-        lines=[],
-        points=drawn,
+    styles = {
+        str(label): style_of(list(models).index(model))
+        for label, model in zip(points["label"], points["model"], strict=True)
+    }
+    table = points.assign(number=range(len(points)), cost=points["cost"].map("{:.3g}".format).astype(float))
+    room = alt.Scale(type="log", nice=False, domain=[points["cost"].min() / 1.6, points["cost"].max() * 1.6])
+    marks = [factor * 10.0**power for power in range(-3, 8) for factor in (1, 2, 5)]
+    legend = _legend(styles, symbolSize=110)
+    chart = alt.Chart(table[["number", "cost", "iap"]].round({"iap": 1}))
+    chart = chart.mark_point(size=110, strokeWidth=2, opacity=1).encode(
+        alt.X("cost:Q", title=f"{unit}, logarithmic", scale=room, axis=alt.Axis(values=marks)),
+        alt.Y("iap:Q", title="IAP, %", scale=alt.Scale(zero=False, padding=15), axis=alt.Axis(tickCount=5)),
+        alt.Stroke("name:N", scale=_scale(styles, "colour"), legend=legend),
+        alt.Fill("name:N", scale=_scale(styles, "fill"), legend=legend),
+        alt.Shape("name:N", scale=_scale(styles, "shape"), legend=legend),
+        tooltip=_tooltip({"model": "name", unit: "cost", "IAP, %": "iap"}),
     )
+    said = (f"{row.label}: {row.cost:.3g}, IAP {row.iap:.1f}" for row in points.itertuples())
+    description = f"{title}. {unit}, and IAP in percent: {'; '.join(said)}"
+    return Chart(title, description, _finish(chart.add_params(_nearest()), styles))
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions apart until neighbours are at least ``gap`` from each other, near to where they were wanted.
-
-    Args:
-        wanted: Positions.
-        gap: Smallest distance.
-        low: Smallest position allowed.
-        high: Largest position allowed, unless there are too many.
-
-    Returns:
-        Positions in the order of ``wanted``.
-
-    Example:
-        >>> spread([5, 6, 90], 10, 0, 100)
-        [5, 15, 90]
-        >>> spread([99, 100], 10, 0, 100)
-        [90, 100]
-    """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    at = [max(wanted[index], low) for index in order]
-    for index in range(1, len(at)):
-        at[index] = max(at[index], at[index - 1] + gap)
-    limit = max(high, low + gap * (len(at) - 1))
-    for index in reversed(range(len(at))):
-        at[index] = min(at[index], limit)
-        limit = at[index] - gap
-    return [at[order.index(index)] for index in range(len(at))]
+def _scale(styles: Mapping[str, Style], part: str) -> alt.Scale:
+    return alt.Scale(domain=list(styles), range=[getattr(style, part) for style in styles.values()])
 
 
-def place_labels(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[tuple[float, float, str]]:
-    """Put a label beside each point where it covers no point, no other label and stays inside the chart.
-
-    Args:
-        points: Points, x and y.
-        texts: Their labels.
-
-    Returns:
-        Position and text anchor of each label.
-
-    Example:
-        >>> place_labels([(100, 50), (115, 50)], ["A", "B"])  # to the left of A, because B is on its right
-        [(91, 54, 'end'), (124, 54, 'start')]
-    """
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    labels = []
-    for (x, y), text in zip(points, texts, strict=True):
-        width = CHARACTER * len(text)
-        choices = [
-            (x + 9, y + 4, "start"),
-            (x - 9, y + 4, "end"),
-            *((x, y + side * LINE * step, "middle") for step in (1, 2, 3, 4) for side in (-0.8, 1.3)),
-        ]
-        boxes = [_box(*choice, width) for choice in choices]
-        free = [
-            choice
-            for choice, box in zip(choices, boxes, strict=True)
-            if box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= BOTTOM
-            if not any(_overlap(box, other) for other in taken)
-        ]
-        label = (free or choices)[0]
-        taken.append(_box(*label, width))
-        labels.append(label)
-    return labels
+def _legend(styles: Mapping[str, Style], **symbols: Any) -> alt.Legend:  # noqa: ANN401 - as Altair's own
+    lines = {name: textwrap.wrap(name, LEGEND_WIDTH) for name in styles}
+    text = f"{json.dumps(lines)}[datum.value]"
+    return alt.Legend(title=None, orient="bottom", columns=1, labelLimit=0, labelExpr=text, **symbols)
 
 
-def _box(x: float, y: float, anchor: str, width: float) -> tuple[float, float, float, float]:
-    left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
-    return left, y - 0.8 * LINE, left + width, y + 0.2 * LINE
+def _nearest() -> alt.Parameter:
+    """Lets every place of the plot answer for the point that is nearest to it."""
+    return alt.selection_point(nearest=True, on="pointerover", clear="pointerout")
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _tooltip(fields: Mapping[str, str]) -> alt.TooltipValue:
+    # What takes the pointer is the cell around a point, with the point's datum as its own `datum`. Where a tooltip is
+    # given as fields, Vega-Lite 6 finds numbers there, but no names.
+    values = (f"{json.dumps(title)}: (datum.datum || datum).{field}" for title, field in fields.items())
+    return alt.TooltipValue(alt.ExprRef(f"{{{', '.join(values)}}}"))
 
 
-def _logarithmic(low: float, high: float) -> tuple[list[Tick], Callable[[float], float]]:
-    """Ticks of a logarithmic axis that holds these values with room to spare, and the scale of it."""
-    start, end = math.log(low / 1.6), math.log(high * 1.6)
-
-    def x(value: float) -> float:
-        return LEFT + (math.log(value) - start) / (end - start) * (POINTS_RIGHT - LEFT)
-
-    values = LogLocator(10, (1, 2, 5), numticks=50).tick_values(math.exp(start), math.exp(end))
-    ticks = [Tick(x(value), f"{value:,g}") for value in values if start <= math.log(value) <= end]
-    while any(later.at - earlier.at < 32 for earlier, later in pairwise(ticks)):
-        ticks = ticks[::2]
-    return ticks, x
+def _finish(chart: alt.Chart | alt.LayerChart, styles: Mapping[str, Style]) -> dict[str, Any]:
+    # Rows hold numbers of models: with their names the page would be twice as large.
+    named = chart.transform_calculate(name=f"{json.dumps(list(styles))}[datum.number]")
+    return named.properties(width="container", height=HEIGHT, background="transparent", config=LOOK).to_dict()

@@ -87,10 +87,14 @@ def choose(defects: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     by_defect = defects.assign(low=(defects["rank"] - 0.5) / defects["of"]).groupby(
         ["place", "image", "region"], sort=False
     )
-    table = by_defect.agg(missed=("found", lambda found: int((~found).sum())), low=("low", "mean"))
+    table = by_defect.agg(
+        missed=("found", lambda found: int((~found).sum())), low=("low", "mean"), seen=("model", "size")
+    )
+    models = defects.groupby("place")["model"].nunique()
     chosen = []
     for place, here in table.groupby("place", sort=False):
-        found = here[here["missed"] == 0].sort_values("low", kind="stable")
+        # Models may have been tested on other images, or at a size at which a defect is none.
+        found = here[(here["missed"] == 0) & (here["seen"] == models[place])].sort_values("low", kind="stable")
         # With few defects none is to be both among the best and the worst.
         half = (len(found) + 1) // 2
         groups = {

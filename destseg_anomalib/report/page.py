@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jinja2
 import pandas as pd
 
-from destseg_anomalib.report.charts import HEIGHT, LINE, WIDTH, Chart, cost_chart, curve_chart
+from destseg_anomalib.report.charts import Chart, cost_chart, curve_chart, library
 from destseg_anomalib.report.gallery import GROUPS, make_gallery
 from destseg_anomalib.report.records import Failure, environments, read_curves, read_defects
 from destseg_anomalib.report.tables import AVERAGE, DASH, LAYOUTS, grids, notes
@@ -100,13 +100,13 @@ def render(
         rows=sortable_rows(summary, models),
         curves=[curve_chart(place, curves, summary, models) for place in curves["place"].unique()],
         costs=cost_charts(summary, rows, models),
-        width=WIDTH,
-        height=HEIGHT,
-        line=LINE,
+        library=library(),
         gallery=make_gallery(read_defects(results_dir, rows)),
         groups=GROUPS,
         tables=[(layout.title, grids(layout, compared)) for layout in LAYOUTS],
         notes=notes(compared),
+        differences=rows.loc[rows["configuration"] != "", ["model", "configuration"]].drop_duplicates().to_numpy(),
+        several_machines=summary.duplicated(["place", "model", "figure"]).any(),
     )
 
 
@@ -135,7 +135,7 @@ def sortable_rows(summary: pd.DataFrame, models: Sequence[str]) -> list[Row]:
 
 
 def cost_charts(summary: pd.DataFrame, rows: pd.DataFrame, models: Sequence[str]) -> list[Chart]:
-    """Charts of costs against IAP, each the mean over the categories that a model finished.
+    """Charts of costs against IAP on each data set, each the mean over the categories that a model finished.
 
     Args:
         summary: What :func:`~destseg_anomalib.report.tables.summarise` returns.
@@ -145,28 +145,31 @@ def cost_charts(summary: pd.DataFrame, rows: pd.DataFrame, models: Sequence[str]
     Returns:
         The charts for which there are numbers.
     """
-    categories = summary[summary["category"] != AVERAGE]
-    table = categories.pivot_table(index=["model", "place"], columns="figure", values="mean")
-    places = rows["place"].nunique()
+    several = rows["dataset"].nunique() > 1
     charts = []
-    for title, cost, unit in COST_CHARTS:
-        if not {cost, "IAP"} <= set(table):
-            continue
-        measured = table[[cost, "IAP"]].dropna()
-        measured = measured[measured[cost] > 0]  # a logarithm needs it
-        points = measured.groupby("model").agg(cost=(cost, "mean"), iap=("IAP", "mean"), size=("IAP", "size"))
-        points = points.reindex([model for model in models if model in points.index]).reset_index()
-        if points.empty:
-            continue
-        share = points["size"].map(lambda size: "" if size == places else f" ({size} of {places})")
-        charts.append(cost_chart(title, unit, points.assign(label=points["model"] + share), models))
+    for dataset, here in summary[summary["category"] != AVERAGE].groupby("dataset", sort=False):
+        places = rows.loc[rows["dataset"] == dataset, "place"].nunique()
+        iap = here[here["figure"] == "IAP"].set_index(["model", "place"])["mean"].rename("iap")
+        for title, cost, unit in COST_CHARTS:
+            positive = here[(here["figure"] == cost) & (here["mean"] > 0)]  # a logarithm needs it
+            measured = positive.join(iap, on=["model", "place"], how="inner")
+            if measured.empty:
+                continue
+            groups = measured.groupby(["model", "machine"], sort=False)
+            points = groups.agg(cost=("mean", "mean"), iap=("iap", "mean"), size=("iap", "size")).reset_index()
+            points = points.sort_values("model", key=lambda names: names.map(list(models).index), kind="stable")
+            share = " (" + points["size"].astype(str) + f" of {places})"
+            machine = " on " + points["machine"] if points["machine"].nunique() > 1 else ""
+            points["label"] = points["model"] + share.where(points["size"] < places, "") + machine
+            charts.append(cost_chart(f"{title}, {dataset}" if several else title, unit, points, models))
     return charts
 
 
 def _cell(figures: pd.DataFrame, name: str) -> Cell:
     if name not in figures.index:
         return Cell(DASH)
-    mean, std = figures.loc[name, ["mean", "std"]].astype(float)
-    digits = 1 if name in FIGURE_NAMES or mean < 100 else 0
-    spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
-    return Cell(f"{mean:.{digits}f}{spread}", f"{mean:.6g}")
+    texts = []
+    for mean, std in figures.loc[[name], ["mean", "std"]].to_numpy(dtype=float):  # of a cost, one for each machine
+        digits = 1 if name in FIGURE_NAMES or mean < 100 else 0
+        texts.append(f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}")
+    return Cell(" / ".join(texts), f"{figures.loc[[name], 'mean'].iloc[0]:.6g}")

@@ -5,12 +5,11 @@
 
 import argparse
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from destseg_anomalib.report.page import render
 from destseg_anomalib.report.records import read_failures, read_rows
-from destseg_anomalib.report.tables import LAYOUTS, compare, select, summarise, to_markdown
+from destseg_anomalib.report.tables import LAYOUTS, compare, markdown, select, summarise, to_markdown
 
 
 def write_report(results_dir: Path) -> Path:
@@ -42,7 +41,7 @@ def write_report(results_dir: Path) -> Path:
     lines = [
         "# Failed jobs",
         "",
-        *(f"- `{job}`: {escape(reason) or 'no reason recorded'}" for job, reason, _ in failures),
+        *(f"- `{job}`: {markdown(reason) or 'no reason recorded'}" for job, reason, _ in failures),
         "",
     ]
     if failures:

@@ -104,9 +104,18 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
     Returns:
         Its result, None if there is none yet.
+
+    Raises:
+        ValueError: If the file is no JSON.
     """
     path = folder / RESULT_FILE
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        msg = f"{path} cannot be read ({error}): delete it and run the benchmark again, which repeats this job alone."
+        raise ValueError(msg) from error
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -3,11 +3,14 @@
 
 """The papers' tables: mean and standard deviation over seeds, beside the published figures."""
 
+import re
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from destseg_anomalib.report.configurations import UNKNOWN
 from destseg_anomalib.report.results import COSTS, METRICS
 
 AVERAGE = "average"
@@ -74,22 +77,26 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     same thing.
 
     Args:
-        rows: The rows of ``results.csv``.
+        rows: What :func:`~destseg_anomalib.report.records.read_rows` returns.
 
     Returns:
-        ``dataset``, ``category``, ``place``, ``model``, ``figure``, ``mean``, ``std`` (with n - 1; NaN with one seed)
-        and ``seeds``. Figures are in percent, costs in their own units.
+        ``dataset``, ``category``, ``place``, ``model``, ``method``, ``configuration``, ``machine`` (processor and
+        threads on which a cost was measured, empty for a figure), ``figure``, ``mean``, ``std`` (with n - 1; NaN with
+        one seed) and ``seeds``. Figures are in percent, costs in their own units.
     """
+    names = ["dataset", "category", "place", "model", "method", "configuration", "machine"]
+    keys = [*names, "figure"]
     finished = rows[rows["status"] == "finished"]
-    keys = ["dataset", "category", "place", "model", "figure"]
-    long = finished.melt(["dataset", "category", "place", "model", "seed"], [*METRICS, *COSTS], "figure").dropna()
-    long["value"] = long["value"].where(~long["figure"].isin(METRICS), 100 * long["value"])
+    long = finished.melt([*names, "seed"], [*METRICS, *COSTS], "figure").dropna()
+    is_figure = long["figure"].isin(METRICS)
+    long["value"] = long["value"].where(~is_figure, 100 * long["value"])
+    # Time is comparable on machines of one kind, whatever they are called. Figures are the same on all.
+    long["machine"] = long["machine"].str.replace(r"^[^:]*: ", "", regex=True).mask(is_figure, "")
     wanted = rows.groupby("dataset")["category"].nunique()
     # Two jobs that differ in neither model, category nor seed are one measurement, and not two seeds.
     means = long.groupby([*keys, "seed"], sort=False, as_index=False)["value"].mean()
-    averages = means.groupby(["dataset", "model", "figure", "seed"], sort=False, as_index=False)["value"].agg(
-        ["mean", "size"]
-    )
+    over_categories = [key for key in (*keys, "seed") if key not in {"category", "place"}]
+    averages = means.groupby(over_categories, sort=False, as_index=False)["value"].agg(["mean", "size"])
     complete = averages["dataset"].map(wanted)
     averages = averages[(averages["size"] == complete) & (complete > 1)].rename(columns={"mean": "value"})
     averages["category"] = AVERAGE
@@ -117,26 +124,34 @@ def compare(summary: pd.DataFrame) -> pd.DataFrame:
     """
     ours = summary[summary["figure"].isin(PUBLISHED_FIGURES)].copy()
     ours["metric"] = ours["figure"].map(PUBLISHED_FIGURES)
-    ours["method"] = ours["model"].str.lower().map(PUBLISHED_METHODS)
+    ours["paper"] = ours["method"].str.lower().map(PUBLISHED_METHODS)
     file = Path(__file__).with_name("published.csv")
-    published = pd.read_csv(file).rename(columns={"mean": "published", "std": "published_std"})
-    is_mvtec = ours["dataset"].str.lower().isin(MVTEC_AD)
-    categories = set(ours.loc[is_mvtec, "category"]) - {AVERAGE}
-    of_categories = published[published["category"] != AVERAGE]
-    if not categories.issuperset(of_categories["category"]):
-        some = of_categories[of_categories["category"].isin(categories)]
-        means = some.groupby(["source", "method", "metric"], as_index=False)["published"].agg(["mean", "size"])
-        means = means[means["size"] == len(categories)].rename(columns={"mean": "published"})
-        published = pd.concat([of_categories, means.drop(columns="size").assign(category=AVERAGE)])
-    # The categories of other data sets may bear the same names.
-    ours.loc[~is_mvtec, "method"] = None
-    both = ours.merge(published, "left", ["method", "metric", "category"])
+    published = pd.read_csv(file).rename(columns={"mean": "published", "std": "published_std", "method": "paper"})
+    # Other data sets may have categories of the same names. What stands in brackets is where the images lie.
+    is_mvtec = ours["dataset"].str.lower().str.replace(r" \(.*", "", regex=True).isin(MVTEC_AD)
+    papers = [
+        _of_categories(published, set(here["category"]) - {AVERAGE}).assign(dataset=dataset)
+        for dataset, here in ours[is_mvtec].groupby("dataset")
+    ]
+    beside = pd.concat([published[:0].assign(dataset=""), *papers])
+    both = ours.merge(beside, "left", ["dataset", "paper", "metric", "category"])
     distance = both["mean"] - both["published"]
     outside = distance.abs() > 2 * both["std"] + ROUNDING  # never with one seed, whose deviation is NaN
     both["deviation"] = ""
     both.loc[outside & (distance > 0), "deviation"] = "above"
     both.loc[outside & (distance < 0), "deviation"] = "below"
-    return both.drop(columns=["metric", "method"])
+    return both.drop(columns=["metric", "paper"])
+
+
+def _of_categories(published: pd.DataFrame, categories: set[str]) -> pd.DataFrame:
+    """Published figures of these categories and, as their average, that of the same ones."""
+    of_categories = published[published["category"] != AVERAGE]
+    if categories.issuperset(of_categories["category"]):
+        return published
+    some = of_categories[of_categories["category"].isin(categories)]
+    means = some.groupby(["source", "paper", "metric"], as_index=False)["published"].agg(["mean", "size"])
+    means = means[means["size"] == len(categories)].rename(columns={"mean": "published"})
+    return pd.concat([of_categories, means.drop(columns="size").assign(category=AVERAGE)])
 
 
 def select(layout: Layout, compared: pd.DataFrame) -> pd.DataFrame:
@@ -182,6 +197,11 @@ def grids(layout: Layout, compared: pd.DataFrame) -> list[Grid]:
 def notes(compared: pd.DataFrame) -> list[str]:
     """Sentences that say how the tables are to be read."""
     lines = ["Percent; mean ± standard deviation over seeds. A dash means that a job is missing or failed."]
+    if (compared["configuration"] == UNKNOWN).any():
+        lines.append(
+            "Some folders in jobs are missing, and with them the configurations of their jobs: seeds of one model are "
+            "taken for equal in all else, and where that cannot be, each job stands alone."
+        )
     if compared["published"].notna().any():
         lines.append(
             "“Paper” is the figure published in arXiv 2211.11317, for PFADSeg in arXiv 2501.12104; "
@@ -202,9 +222,22 @@ def to_markdown(layout: Layout, compared: pd.DataFrame) -> str:
     for grid in grids(layout, compared):
         lines += [f"## {grid.heading}", ""]
         aligned = ["---", *["---:"] * (len(grid.columns) - 1)]
-        lines += [f"| {' | '.join(cells)} |" for cells in (grid.columns, aligned, *grid.rows)]
+        columns, *rows = ([markdown(cell) for cell in cells] for cells in (grid.columns, *grid.rows))
+        lines += [f"| {' | '.join(cells)} |" for cells in (columns, aligned, *rows)]
         lines.append("")
     return "\n".join(lines)
+
+
+def markdown(text: str) -> str:
+    r"""Write a text so that Markdown shows it, in a table or elsewhere, as it is.
+
+    Example:
+        >>> print(markdown("a|b *new* <i> train_batch_size=[8, 9]"))
+        a\|b \*new\* &lt;i&gt; train_batch_size=[8, 9]
+    """
+    text = escape(" ".join(text.split()), quote=False)
+    # Of an underscore, bracket or tilde, only what may begin or end something; names of settings stay readable.
+    return re.sub(r"([\\|`*$]|(?<!\w)_|_(?!\w)|~(?=~)|\](?=[(\[:]))", r"\\\1", text)
 
 
 def _ours(row: "pd.Series[float]") -> str:

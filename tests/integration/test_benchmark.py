@@ -129,6 +129,8 @@ def test_only_what_has_changed_runs_again(part_folder) -> None:
     changed = PATCHCORE | {"init_args": PATCHCORE["init_args"] | {"num_neighbors": 3}}
     table = run(write_config(part_folder.parent, [PATCHCORE, changed], [0]))
     assert table["job"][0] == first != table["job"][1]
+    summary = pd.read_csv(part_folder.parent / "results" / "report" / "summary.csv")
+    assert set(summary["model"]) == {"Patchcore", "Patchcore (num_neighbors=3)"}
     assert written.stat().st_mtime_ns == before
 
 

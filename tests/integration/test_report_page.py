@@ -3,6 +3,7 @@
 
 """The benchmark's page in a browser."""
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from destseg_anomalib.report.report import write_report
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "benchmark"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "report"))
 from fabricated import make_results
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra `test`, is not installed")
@@ -40,7 +41,7 @@ def report(tmp_path_factory) -> Path:
 class Opened:
     """The page in a window, with all that it asked for and complained about."""
 
-    def __init__(self, browser: "sync_api.Browser", report: Path, width: int, **options: str) -> None:
+    def __init__(self, browser: "sync_api.Browser", report: Path, width: int, **options: object) -> None:
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page = browser.new_page(viewport={"width": width, "height": 800}, **options)
@@ -49,12 +50,26 @@ class Opened:
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(report.as_uri())
+        self.page.wait_for_function("document.querySelectorAll('.chart svg[role]').length == 4")
 
     def unfold(self) -> None:
         """Open what is folded, as a reader does."""
         folded = self.page.locator("details:not([open]) > summary")
         while folded.count():
             folded.first.click()
+
+    def tooltip(self) -> str:
+        """What the tooltip says, once one is shown."""
+        tooltip = self.page.locator("#vg-tooltip-element.visible")
+        tooltip.wait_for()
+        return " ".join(tooltip.inner_text().split())
+
+    def plot_point(self, chart: str, x: float, y: float) -> tuple[float, float]:
+        """Pixels of a place in the plot of a chart, in shares of its width and height from its lower left corner."""
+        svg = self.page.get_by_role("img", name=chart)
+        svg.scroll_into_view_if_needed()
+        box = svg.locator(".mark-rect.role-frame, g.role-frame > g > .background").first.bounding_box()
+        return box["x"] + x * box["width"], box["y"] + (1 - y) * box["height"]
 
     def column(self, number: int) -> list[str]:
         cells = self.page.locator(f"#sortable tbody tr:visible > :nth-child({number})")
@@ -65,7 +80,7 @@ class Opened:
 def open_page(browser, report) -> Iterator:
     opened = []
 
-    def open_at(width: int = 1280, **options: str) -> Opened:
+    def open_at(width: int = 1280, **options: object) -> Opened:
         opened.append(Opened(browser, report, width, **options))
         return opened[-1]
 
@@ -130,20 +145,20 @@ def test_a_phone_scrolls_tables_in_their_boxes_and_never_the_page(open_page, tmp
     assert len(opened.page.screenshot(path=tmp_path / "phone.png")) > 10_000
 
 
-def contrast(page: "sync_api.Page", selector: str) -> float:
-    """Contrast of a text with the page, as WCAG 2 computes it."""
+def contrast(page: "sync_api.Page", selector: str, part: str = "color") -> float:
+    """Contrast of a text or a part of a drawing with the page, as WCAG 2 computes it."""
     return page.evaluate(
-        """(selector) => {
+        """([selector, part]) => {
         const luminance = (colour) => {
             const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
                 .map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
             return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
         };
         const paper = luminance(getComputedStyle(document.body).backgroundColor);
-        const all = [...document.querySelectorAll(selector)].map((one) => luminance(getComputedStyle(one).color));
+        const all = [...document.querySelectorAll(selector)].map((one) => luminance(getComputedStyle(one)[part]));
         return Math.min(...all.map((ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)));
     }""",
-        selector,
+        [selector, part],
     )
 
 
@@ -151,7 +166,10 @@ def contrast(page: "sync_api.Page", selector: str) -> float:
 def test_text_and_lines_stand_out_from_the_page(open_page, scheme) -> None:
     page = open_page(color_scheme=scheme).page
     assert contrast(page, "p, h2, a, figcaption, td, dt, .lack") >= 4.5
-    assert contrast(page, "svg g[class^=c]") >= 3
+    assert contrast(page, ".chart svg text", "fill") >= 4.5
+    marks = ".chart .mark-line path, .chart .role-legend-symbol path, .chart .mark-symbol.marks path[opacity='1']"
+    assert page.locator(marks).count() > 20
+    assert contrast(page, marks, "stroke") >= 3
 
 
 def test_everything_that_a_sighted_reader_sees_has_a_name(open_page) -> None:
@@ -169,3 +187,78 @@ def test_print_opens_what_is_folded_and_folds_it_again(open_page) -> None:
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() == folded
+
+
+CURVES, SPEED = "Pixel precision over instance recall on cable", "Time for one image against IAP"
+
+
+@pytest.mark.parametrize(
+    ("chart", "x", "y", "expected"),
+    [
+        (CURVES, 0.99, 0.78, "model, IAP DeSTSeg 81.0 instance recall, % 100 pixel precision, % 80"),
+        (CURVES, 0.99, 0.42, r"model, IAP AModelWithARatherLongNameOfItsOwn 61.0 instance recall, % 100 .* % 40"),
+        (SPEED, 0.05, 0.95, "model DeSTSeg median latency at batch 1, ms 10 IAP, % 86"),
+        (SPEED, 0.95, 0.05, r"model AModelWithARatherLongNameOfItsOwn median latency at batch 1, ms 30 IAP, % 66"),
+    ],
+)
+def test_hovering_over_a_chart_and_tapping_it_name_the_nearest_point_and_its_values(
+    open_page, chart, x, y, expected
+) -> None:
+    mouse = open_page()
+    mouse.page.mouse.move(*mouse.plot_point(chart, x, y))
+    assert re.fullmatch(expected, mouse.tooltip())
+    phone = open_page(360, has_touch=True, is_mobile=True)
+    phone.page.touchscreen.tap(*phone.plot_point(chart, x, y))
+    assert re.fullmatch(expected, phone.tooltip())
+    box = phone.page.locator("#vg-tooltip-element").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    assert [*mouse.complaints, *phone.complaints] == []
+
+
+def test_a_tap_elsewhere_takes_the_tooltip_away(open_page) -> None:
+    phone = open_page(360, has_touch=True, is_mobile=True)
+    phone.page.touchscreen.tap(*phone.plot_point(CURVES, 0.5, 0.5))
+    phone.tooltip()
+    phone.page.locator("#curves h2").tap()
+    phone.page.locator("#vg-tooltip-element.visible").wait_for(state="detached")
+
+
+def test_charts_fit_a_phone_and_name_all_models_in_their_legends(open_page) -> None:
+    page = open_page(360).page
+    for svg in page.locator(".chart svg").all():
+        box = svg.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+        legend = svg.locator(".role-legend-label text")
+        assert legend.count() == 3
+        assert "AModelWithARatherLongNameOfItsOwn" in legend.last.text_content()
+        sizes = svg.locator("text").evaluate_all(
+            "texts => texts.map(text => parseFloat(getComputedStyle(text).fontSize))"
+        )
+        assert min(sizes) >= 12
+
+
+def test_lines_and_points_differ_without_colour_and_in_the_order_of_the_models_everywhere(open_page) -> None:
+    page = open_page().page
+    dashes = [
+        svg.locator(".mark-line path").evaluate_all("lines => lines.map(line => line.getAttribute('stroke-dasharray'))")
+        for svg in page.locator("#curves svg").all()
+    ]
+    assert len(set(dashes[0])) == 3
+    assert dashes[0] == dashes[1]
+    shapes = [
+        svg.locator(".role-legend-symbol path").evaluate_all("points => points.map(point => point.getAttribute('d'))")
+        for svg in page.locator("#speed svg").all()
+    ]
+    assert len(set(shapes[0])) == 3
+    assert shapes[0] == shapes[1]
+    assert (
+        len(
+            {
+                tuple(svg.locator(".role-legend-label text").all_text_contents())
+                for svg in page.locator("#speed svg").all()
+            }
+        )
+        == 1
+    )

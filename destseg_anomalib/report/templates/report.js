@@ -2,6 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 "use strict";
 (() => {
+  for (const figure of document.querySelectorAll(".chart")) {
+    const { spec, description } = JSON.parse(figure.querySelector("script").textContent);
+    const place = figure.querySelector("div");
+    // Expressions are interpreted: the page's policy forbids to compile them.
+    vegaEmbed(place, spec, { actions: false, ast: true, renderer: "svg" }).then(() => {
+      const svg = place.querySelector("svg");
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", description);
+      // A finger that is lifted takes the pointer, and so the tooltip, away. The click that follows brings it back.
+      svg.addEventListener("click", ({ target, clientX, clientY }) => {
+        for (const type of ["pointerover", "pointermove"]) target.dispatchEvent(new PointerEvent(type, { bubbles: true, clientX, clientY }));
+      });
+    });
+  }
   const table = document.getElementById("sortable");
   if (table) {
     const headings = [...table.tHead.rows[0].cells];

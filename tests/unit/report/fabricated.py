@@ -53,14 +53,16 @@ def make_results(
                 job = f"{model}-{category}-{seed}"
                 figure = 0.9 - 0.1 * place - 0.1 * rank + 0.02 * seed
                 row = {"job": job, "model": model, "dataset": dataset, "category": category, "seed": seed}
+                data = {"class_path": dataset, "init_args": {"category": category, "root": str(root / "images")}}
+                config = {"model": {"class_path": model}, "data": data, "seed": seed}
                 folder = results / "jobs" / job
                 if job in failing:
                     rows.append(row | {"status": "failed"} | VERSIONS)
-                    write_job(folder, "failed", rows[-1], TRACEBACK)
+                    write_job(folder, "failed", rows[-1], config, TRACEBACK)
                     continue
                 costs = {name: value * (rank + 1) for name, value in (COSTS | LATENCIES).items()}
                 rows.append(row | {"status": "finished"} | dict.fromkeys(METRICS, figure) | costs | VERSIONS)
-                write_job(folder, "finished", rows[-1], "")
+                write_job(folder, "finished", rows[-1], config)
                 write_details(folder, root / "images" / category, rank)
     columns = [*("job", "model", "dataset", "category", "seed", "status"), *METRICS, *COSTS, *LATENCIES, *VERSIONS]
     pd.DataFrame(rows, columns=columns).to_csv(results / "results.csv", index=False)
@@ -82,9 +84,11 @@ def make_images(folder: Path) -> None:
         cv2.imwrite(str(folder / "masks" / f"{index}.png"), mask)
 
 
-def write_job(folder: Path, status: str, row: dict[str, object], traceback: str) -> None:
+def write_job(
+    folder: Path, status: str, row: dict[str, object], config: dict[str, object], traceback: str = ""
+) -> None:
     folder.mkdir(parents=True)
-    record = {"status": status, "config": {}, "row": row, "traceback": traceback}
+    record = {"status": status, "config": config, "row": row, "traceback": traceback}
     (folder / "result.json").write_text(json.dumps(record), encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ def rows_of(values: dict[tuple[str, str], list[float]], dataset: str = "MVTecAD"
     """Rows of finished jobs, whose figures are all the same: one value for each seed of a model and category."""
     rows = [
         {"job": "j", "model": model, "dataset": dataset, "category": category, "place": category, "seed": seed}
-        | {"status": "finished"}
+        | {"status": "finished", "method": model, "configuration": ""}
         | dict.fromkeys((*METRICS, *COSTS), value)
         | dict.fromkeys(ENVIRONMENT, "")
         for (model, category), figures in values.items()

@@ -3,6 +3,7 @@
 
 """What a terminal shows of a benchmark."""
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from statistics import mean
@@ -10,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from destseg_anomalib.report.results import job_identity
 
 if TYPE_CHECKING:
     from destseg_anomalib.benchmark.job import ProtocolJob
@@ -71,13 +70,17 @@ class JobProgress(Progress):
 
     def _learn(self, job: "ProtocolJob") -> None:
         row = (job.result or {})["row"]
-        self.seconds.setdefault(row["model"], []).append(row["fit_seconds"] + row["test_seconds"])
+        self.seconds.setdefault(_model(job), []).append(row["fit_seconds"] + row["test_seconds"])
 
     def _left(self) -> str:
         """Estimate the time left, a job of a model taking as long as others of it have, or as an average one."""
         if not self.seconds:
             return "time left not known yet"
         average = mean(second for seconds in self.seconds.values() for second in seconds)
-        names = [job_identity(job.config)["model"] for job in self.waiting]
-        left = sum(mean(self.seconds.get(name, [average])) for name in names) / self.slots
+        left = sum(mean(self.seconds.get(_model(job), [average])) for job in self.waiting) / self.slots
         return f"{timedelta(seconds=round(left))} left"
+
+
+def _model(job: "ProtocolJob") -> str:
+    """A job's model with all its arguments, which decide how long it takes."""
+    return json.dumps(job.config["model"], sort_keys=True)

@@ -21,7 +21,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Subset
 
 from destseg_anomalib.data.images import UnusableImageError, check_image
-from destseg_anomalib.data.masks import check_mask
+from destseg_anomalib.data.masks import check_mask, check_mask_of_normal
 from destseg_anomalib.data.pairing import check_folder, check_tables
 
 __all__ = ["CheckedReading", "UnusableImageError", "check_data", "check_folder", "release_data"]
@@ -55,11 +55,14 @@ class CheckedReading:
         return [self._read(int(index)) for index in indices]
 
     def _read(self, index: int) -> Any:  # noqa: ANN401  each data set has its own kind of item
-        image, masks = _files(self.dataset, index)
+        image, masks, normal = _files(self.dataset, index)
         try:
             size = check_image(image)
             for mask in masks:
-                check_mask(mask, image, size)
+                if normal:
+                    check_mask_of_normal(mask, image)
+                else:
+                    check_mask(mask, image, size)
             return self.dataset[index]
         except UnusableImageError:
             raise
@@ -143,13 +146,14 @@ def _datasets(trainer: Trainer) -> Iterator[Any]:
                 yield dataset
 
 
-def _files(dataset: AnomalibDataset | PredictDataset, index: int) -> tuple[str, list[str]]:
-    """Paths of an image and of its masks, as far as the data set reads them."""
+def _files(dataset: AnomalibDataset | PredictDataset, index: int) -> tuple[str, list[str], bool]:
+    """Paths of an image and of its masks, and whether it is listed as normal."""
     if isinstance(dataset, PredictDataset):
-        return str(dataset.image_filenames[index]), []
+        return str(dataset.image_filenames[index]), [], False
     sample = dataset.samples.iloc[index]
     if isinstance(dataset, SyntheticAnomalyDataset):  # whose masks are noise, and anomalib's own
-        return sample.image_path, []
-    masks = sample.get("mask_path") if sample.label_index == LabelName.ABNORMAL else None
+        return sample.image_path, [], False
+    masks = sample.get("mask_path")
     masks = masks if isinstance(masks, list) else [masks]  # MVTec LOCO AD has one for each defect
-    return sample.image_path, [mask for mask in masks if isinstance(mask, str) and mask]
+    existing = [mask for mask in masks if isinstance(mask, str) and mask]
+    return sample.image_path, existing, sample.label_index == LabelName.NORMAL

@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from destseg_anomalib.data.reading import CheckedReading, UnusableImageError, check_data, release_data
@@ -100,3 +101,15 @@ def test_masks_that_anomalib_synthesises_are_its_own_affair(part_folder) -> None
     data.setup()
     reading = CheckedReading(data.val_data)
     assert all(item.gt_mask is not None for item in reading(range(len(data.val_data))))
+
+
+def test_a_normal_image_whose_mask_marks_a_defect_is_named(test_data) -> None:
+    defective = test_data.samples.label_index == 1
+    test_data.samples.loc[~defective, "mask_path"] = test_data.samples.mask_path[defective].to_numpy()
+    with pytest.raises(
+        UnusableImageError, match=r"good/000\.png is listed as normal, but its mask \S*hole/000_mask\.png"
+    ):
+        CheckedReading(test_data)([0])
+    Image.new("L", (80, 80)).save(test_data.samples.mask_path[0])
+    test_data.samples.loc[1, "mask_path"] = "nowhere.png"
+    assert not any(item.gt_mask.any() for item in CheckedReading(test_data)([0, 1]))

@@ -27,9 +27,10 @@ def _axis_table(pixels: int, device: torch.device) -> tuple[torch.Tensor, torch.
     Returns:
         Two float32 tensors (SCALES, pixels, LATTICE) on `device`.
     """
-    cells = 2.0 ** torch.arange(SCALES)
-    positions = torch.arange(pixels) * cells[:, None] / pixels
-    offset = positions[..., None] - torch.arange(LATTICE)
+    # Kept for every later call, whose default dtype may be another, so none is left to the default.
+    cells = 2.0 ** torch.arange(SCALES, dtype=torch.float32)
+    positions = torch.arange(pixels, dtype=torch.float32) * cells[:, None] / pixels
+    offset = positions[..., None] - torch.arange(LATTICE, dtype=torch.float32)
     distance = offset.abs().clamp(max=1)
     fade = distance**3 * (distance * (6 * distance - 15) + 10)
     weight = 1 - fade

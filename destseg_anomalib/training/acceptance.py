@@ -1,16 +1,22 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which checkpoints are accepted: no code is ever loaded from one, and a refusal is one sentence."""
+"""What is refused, each in one sentence: checkpoints that would run code or do not fit, transforms, sets of images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from anomalib.data import AnomalibDataModule
 from anomalib.utils.serialization import anomalib_safe_globals
+from lightning.pytorch import Trainer
 from torch import nn
+from torchvision.transforms.v2 import Normalize
+
+from destseg_anomalib.training.contents import PLAIN_TYPES, image_digests
+from destseg_anomalib.training.divergence import diverged
 
 VERSION = version("destseg-anomalib")
 
@@ -29,7 +35,7 @@ def check_file(path: str | Path) -> None:
         msg = f"The checkpoint {path} does not exist or is a folder: give the path of a .ckpt file."
         raise FileNotFoundError(msg)
     try:
-        with anomalib_safe_globals():
+        with anomalib_safe_globals(extra=PLAIN_TYPES):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # tensors stay on the disk
     except Exception as error:  # zipfile, pickle and torch each raise their own kind
         msg = (
@@ -42,29 +48,40 @@ def check_file(path: str | Path) -> None:
         raise ValueError(msg)
 
 
-def check_architecture(checkpoint: Mapping[str, Any], model: Any) -> None:  # noqa: ANN401  both models have its attributes
-    """Refuse a checkpoint of another model, or of the same one built otherwise.
+def check_model(checkpoint: Mapping[str, Any], model: Any) -> None:  # noqa: ANN401  both models have its attributes
+    """Refuse a checkpoint of another model.
 
     Args:
         checkpoint: A checkpoint of Lightning's.
-        model: The Lightning model that is to take it, with `architecture`, the names of the arguments they must share.
+        model: The Lightning model that is to take it, with `architecture`, the names of the arguments of its networks.
 
     Raises:
-        ValueError: If one of these is missing in the checkpoint or differs.
+        ValueError: If the checkpoint lacks one of these.
     """
-    stored, name_of_model = checkpoint.get("hyper_parameters", {}), type(model).__name__
-    # Other models have some of these arguments too: whose checkpoint it is comes before how it was built.
-    missing = [name for name in model.architecture if name not in stored]
+    missing = [name for name in model.architecture if name not in checkpoint.get("hyper_parameters", {})]
     if missing:
         msg = (
-            f"The checkpoint is not one of {name_of_model}, which would have stored {missing[0]!r}: choose its own "
-            "model."
+            f"The checkpoint is not one of {type(model).__name__}, which would have stored {missing[0]!r}: choose its "
+            "own model."
         )
         raise ValueError(msg)
+
+
+def check_architecture(checkpoint: Mapping[str, Any], model: Any) -> None:  # noqa: ANN401
+    """Refuse to go on with the training of other networks.
+
+    Args:
+        checkpoint: A checkpoint of the same model.
+        model: The Lightning model that is to be trained further.
+
+    Raises:
+        ValueError: If the networks of the checkpoint were built with other arguments.
+    """
+    stored, name_of_model = checkpoint["hyper_parameters"], type(model).__name__
     for name in model.architecture:
         if stored[name] != model.hparams[name]:
             msg = (
-                f"The checkpoint was trained with {name}={stored[name]!r}, but {name_of_model} was built with "
+                f"The training that is to go on began with {name}={stored[name]!r}, but {name_of_model} was built with "
                 f"{name}={model.hparams[name]!r}: pass --model.{name} {stored[name]}."
             )
             raise ValueError(msg)
@@ -93,10 +110,126 @@ def check_weights(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
             "it, or train anew."
         )
         raise ValueError(msg)
-    broken = [name for name, value in stored.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = not_finite(stored)
     if broken:
         msg = (
             f"The checkpoint holds NaN or infinite weights in {len(broken)} of {len(stored)} tensors (first: "
             f"{broken[0]}), since its training diverged or the file is damaged: use an earlier checkpoint."
         )
         raise ValueError(msg)
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name the tensors that hold NaN or infinite numbers."""
+    return [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+
+
+def check_finite(model: Any) -> None:  # noqa: ANN401
+    """Refuse to store, or to learn thresholds from, a model whose training has diverged.
+
+    Args:
+        model: The Lightning model; looked at in its training only.
+
+    Raises:
+        FloatingPointError: If a loss or a weight is NaN or infinite.
+    """
+    if not model.trainer.training and model.trainer.state.fn != "fit":
+        return
+    model.losses.settle()
+    if broken := not_finite(model.model.state_dict()):
+        step = model.trainer.global_step - 1
+        raise FloatingPointError(diverged(step, model.position(step)[0], f"Weights ({broken[0]}) became"))
+
+
+def check_transforms(model: Any, datamodule: object, *, trained: bool) -> None:  # noqa: ANN401
+    """Refuse transforms that would spoil what the model sees, or that its checkpoint could not bring back.
+
+    Args:
+        model: The Lightning model.
+        datamodule: Its data; None if there is no data module.
+        trained: Whether it is about to be trained. The pre-processor of a trained model is what it learned with.
+
+    Raises:
+        ValueError: If something normalises images, which the model does itself, or a checkpoint cannot hold the
+            transform of the pre-processor.
+    """
+    places = ("train_augmentations", "val_augmentations", "test_augmentations")
+    used = {f"the data module's {place}": getattr(datamodule, place, None) for place in places}
+    transform = model.pre_processor.transform if model.pre_processor and trained else None
+    for place, steps in {"the pre-processor": transform, **used}.items():
+        if any(isinstance(step, Normalize) for step in _steps_of(steps)):
+            msg = (
+                f"Images would be normalised twice, by Normalize in {place} and by {type(model).__name__} itself: take "
+                "Normalize out of there."
+            )
+            raise ValueError(msg)
+    if transform is not None and model.pre_processor.checkpoint_config()["transform"] is None:
+        msg = (
+            f"A checkpoint cannot hold {type(transform).__name__} of the pre-processor, and would predict without it: "
+            "put it into the augmentations of the data, or use transforms of torchvision that anomalib can store."
+        )
+        raise ValueError(msg)
+
+
+def _steps_of(transform: Any) -> Iterator[Any]:  # noqa: ANN401
+    """A transform and, if it is made of others, all of these."""
+    yield transform
+    for step in getattr(transform, "transforms", ()):
+        yield from _steps_of(step)
+
+
+def check_images(before: torch.Tensor, datamodule: AnomalibDataModule) -> str | None:
+    """Compare the images that a training began with to those that it is to go on with.
+
+    Args:
+        before: The `image_digests` of the checkpoint; empty if it has none.
+        datamodule: Data that has been set up.
+
+    Returns:
+        What has changed, in a few words; None if nothing has.
+
+    Raises:
+        ValueError: If images that the training has seen are now there to validate or test it.
+    """
+    now = image_digests(datamodule.train_data.samples.image_path)
+    if not len(before) or torch.equal(now, before):
+        return None
+    held_out = held_out_images(datamodule)
+    leaked = torch.isin(before, held_out[~torch.isin(held_out, now)]).sum()
+    if leaked:
+        msg = (
+            f"{leaked} of the {len(before)} images that this training began with are now set aside to test it, since "
+            f"{datamodule.name} is split at random anew at each start: train anew with data.seed set, or with folders "
+            "of their own for training and test."
+        )
+        raise ValueError(msg)
+    return f"{(~torch.isin(now, before)).sum()} new and {(~torch.isin(before, now)).sum()} missing training images"
+
+
+def held_out_images(datamodule: AnomalibDataModule) -> torch.Tensor:
+    """Digests of the images that validate and test."""
+    sets = [getattr(datamodule, name, None) for name in ("val_data", "test_data")]
+    return image_digests(path for images in sets if images is not None for path in images.samples.image_path)
+
+
+def tested_on_training_images(before: torch.Tensor, trainer: Trainer) -> str | None:
+    """Say it if a model is about to be tested on images that it was trained on.
+
+    Args:
+        before: The `image_digests` of its training; empty if they are not known.
+        trainer: The trainer that tests it.
+
+    Returns:
+        A sentence, or None.
+    """
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(datamodule, AnomalibDataModule) or not hasattr(datamodule, "test_data"):
+        return None
+    paths = datamodule.test_data.samples.image_path
+    seen = int(torch.isin(image_digests(paths), before).sum())
+    if not seen:
+        return None
+    return (
+        f"{seen} of the {len(paths)} test images were trained on, which makes the figures too good: give "
+        f"{datamodule.name} folders of their own for training and test, or set data.seed if it is split at random."
+    )

@@ -4,22 +4,24 @@
 """The training set of a two-step model: decoded once, and served in epochs of exactly the steps wanted."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from anomalib.data.datasets.base.image import AnomalibDataset
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchvision.tv_tensors import Mask
 
-from destseg_anomalib.data.reading import CheckedReading
+from destseg_anomalib.data.reading import CheckedReading, UnusableImageError
 
 logger = logging.getLogger(__name__)
 
 CACHE_SHARE = 0.25  # of the memory that is free when training starts
+OVERSHOOT = 0.5  # beyond [0, 1]: more than a bicubic resize makes of a sharp edge, less than any normalisation does
 
 
 def mixed_seed(*parts: int) -> int:
@@ -42,7 +44,8 @@ class TrainingImages(Dataset[torch.Tensor]):
     """Images of an anomalib data set as uint8 tensors (3, H, W), at the model's size.
 
     An item is asked for by its index and the seed for its augmentations, which must draw from torch's generator: so
-    they are the same with any number of workers, and in a training that was resumed.
+    they are the same with any number of workers, and in a training that was resumed. With an index alone, as Lightning
+    asks to overfit a few batches, an image is augmented in the same way each time.
 
     Args:
         dataset: The training set, with the model's resize among its augmentations.
@@ -58,15 +61,23 @@ class TrainingImages(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, wanted: tuple[int, int]) -> torch.Tensor:
-        index, seed = wanted
+    def __getitem__(self, wanted: tuple[int, int] | int) -> torch.Tensor:
+        index, seed = wanted if isinstance(wanted, tuple) else (wanted, mixed_seed(wanted))
         if index in self._kept:
             return self._kept[index]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             [item] = self._read([index])
-        # The grey levels of a file, not the fractions that resizing leaves: cached or not, training sees the same.
-        image = (item.image * 255).round().to(torch.uint8)
+        low, high = item.image.min().item(), item.image.max().item()
+        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+            msg = (
+                f"The training image {item.image_path} has values from {low:.2f} to {high:.2f} after its augmentations "
+                "where [0, 1] is expected: leave normalisation out of them, since the model does it."
+            )
+            raise UnusableImageError(msg)
+        # The grey levels of a file, not the fractions that resizing leaves, nor what an interpolation adds beyond black
+        # and white: cached or not, training sees the same.
+        image = (item.image * 255).round().clamp(0, 255).to(torch.uint8)
         if self.cache:
             self._kept[index] = image
         return image
@@ -76,7 +87,8 @@ class StepSampler(DistributedSampler[Any]):
     """Indices and seeds for a given number of batches, shuffled anew each pass through the images.
 
     The remainder that does not fill a batch is dropped at the end of each pass, so that no batch is short and none
-    holds an image twice (official code: `drop_last`). Every device takes its share of each batch.
+    holds an image twice (official code: `drop_last`). Only where there are fewer images than a batch takes do they
+    recur in it, as evenly as they can. Every device takes its share of each batch.
 
     Args:
         dataset: The images.
@@ -112,9 +124,10 @@ class StepSampler(DistributedSampler[Any]):
     def _order(self) -> Iterator[int]:
         together = self.batch_size * self.num_replicas
         order = torch.Generator().manual_seed(self.seed)
+        passes, batches = -(-together // self.images), max(self.images // together, 1)
         while True:
-            shuffled = torch.randperm(self.images, generator=order)[: self.images // together * together]
-            yield from shuffled[self.rank :: self.num_replicas].tolist()
+            shuffled = torch.cat([torch.randperm(self.images, generator=order) for _ in range(passes)])
+            yield from shuffled[self.rank : batches * together : self.num_replicas].tolist()
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
@@ -133,18 +146,19 @@ def training_images(datamodule: AnomalibDataModule, *, devices: int, cache: bool
         The images.
 
     Raises:
-        ValueError: If a batch has one image, or the set has fewer images than the devices take together.
+        ValueError: If a batch has one image.
     """
     dataset, batch_size = datamodule.train_data, datamodule.train_batch_size
     if batch_size < 2:
         msg = "train_batch_size=1 cannot train batch norms over pooled features: use 2 or more, at best 32."
         raise ValueError(msg)
     if len(dataset) < batch_size * devices:
-        msg = (
-            f"The training set has {len(dataset)} images, fewer than one batch of {batch_size} on each of "
-            f"{devices} device(s): lower train_batch_size or add images."
+        logger.warning(
+            "The training set has %d images, fewer than the %d of one batch: they recur within it, each with another "
+            "synthetic anomaly; lower train_batch_size to avoid that, or add images.",
+            len(dataset),
+            batch_size * devices,
         )
-        raise ValueError(msg)
     images = TrainingImages(dataset, cache=False)
     if not cache:
         return images
@@ -177,13 +191,19 @@ class StepLoader(DataLoader[torch.Tensor]):
         """Do nothing."""
 
 
-def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: int) -> StepLoader:
+def training_loader(
+    images: TrainingImages,
+    sampler: StepSampler,
+    num_workers: int,
+    collate: Callable[[list[ImageItem]], ImageBatch] | None = None,
+) -> StepLoader:
     """Serve images in batches.
 
     Args:
         images: The images.
         sampler: Which of them make up the batches of this device.
         num_workers: Processes that read images, where these are not kept in memory.
+        collate: The data module's `external_collate_fn`, such as the one that cuts a tile for a tiled ensemble.
 
     Returns:
         Loader of `ImageBatch` with `image` (N, 3, H, W), float32, in [0, 1].
@@ -193,9 +213,26 @@ def training_loader(images: TrainingImages, sampler: StepSampler, num_workers: i
         batch_size=sampler.batch_size,
         sampler=sampler,
         num_workers=0 if images.cache else num_workers,  # a cache in a worker would be one cache a worker
-        collate_fn=_collate,
+        drop_last=len(images) >= sampler.batch_size,  # where Lightning puts another sampler, to overfit
+        collate_fn=Collate(collate),
     )
 
 
-def _collate(images: list[torch.Tensor]) -> ImageBatch:
-    return ImageBatch(image=torch.stack(images).float() / 255)
+class Collate:
+    """Makes a batch of uint8 images, by way of a data module's own collate function where it has one.
+
+    Args:
+        external: That function; None for a stack of the images.
+    """
+
+    def __init__(self, external: Callable[[list[ImageItem]], ImageBatch] | None) -> None:
+        self.external = external
+
+    def __call__(self, images: Sequence[torch.Tensor]) -> ImageBatch:
+        """Turn images (3, H, W), uint8, into a batch of float32 ones in [0, 1]."""
+        if self.external is None:
+            return ImageBatch(image=torch.stack(list(images)).float() / 255)
+        # Whoever cuts images cuts their masks too; those of normal images are empty.
+        masks = (Mask(torch.zeros(image.shape[-2:], dtype=torch.bool)) for image in images)
+        items = [ImageItem(image=image.float() / 255, gt_mask=mask) for image, mask in zip(images, masks, strict=True)]
+        return self.external(items)

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
-from anomalib.utils.path import paths_to_strings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from destseg_anomalib.training.acceptance import check_file
+from destseg_anomalib.training.contents import plain
+from destseg_anomalib.training.loans import Loans
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ class LastCheckpoint(Checkpoint):
     It is written anew at the end of a step as soon as the time since the one before is a hundred times what that took,
     and 30 seconds at least: a kill costs a minute or so, and checkpoints cost less than 1 % of the time, on a slow disk
     and a fast device as well. The step that ends a training is left to the engine, since validation still follows it;
-    then `last.ckpt` is another name of the engine's file and takes no room.
+    then `last.ckpt` is another name of the engine's file and takes no room. A training that ends early, or without a
+    validation, is kept all the same.
     """
 
     def __init__(self) -> None:
@@ -146,20 +148,29 @@ class LastCheckpoint(Checkpoint):
             self._due = end + max(LEAST_SECONDS, (end - start) / TIME_SHARE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let `last.ckpt` be the checkpoint that the engine wrote at the end."""
+        """Keep the end of the training, also where it came early or nothing was validated, as `last` and `model`."""
         del pl_module
         engine = _engine_checkpoint(trainer)
-        finished = trainer.global_step >= trainer.max_steps
-        if engine is None or engine.monitor is not None or not finished or not trainer.is_global_zero:
+        if engine is None:
             return
-        final, last = Path(engine.best_model_path), Path(engine.dirpath) / f"{LAST}.ckpt"
-        if not final.is_file() or (last.exists() and last.stat().st_mtime_ns > final.stat().st_mtime_ns):
+        last, final = Path(engine.dirpath) / f"{LAST}.ckpt", Path(engine.dirpath) / "model.ckpt"
+        if engine.monitor is not None or engine.filename != final.stem:  # a user's, who decides what it keeps
+            trainer.save_checkpoint(last)
             return
-        part = last.with_name(f"{last.name}.part")
-        with contextlib.suppress(OSError):  # a disk without hard links keeps the checkpoint of before the end
-            part.unlink(missing_ok=True)
-            part.hardlink_to(final)
-            part.replace(last)
+        if engine._last_global_step_saved != trainer.global_step:  # it saves after validations only
+            trainer.save_checkpoint(final)
+            engine.best_model_path = str(final)
+        if trainer.is_global_zero:
+            _name_twice(Path(engine.best_model_path), last)
+
+
+def _name_twice(file: Path, name: Path) -> None:
+    """Give a file a second name, in place of whatever bore it."""
+    part = name.with_name(f"{name.name}.part")
+    with contextlib.suppress(OSError):  # a disk without hard links keeps the checkpoint of before the end
+        part.unlink(missing_ok=True)
+        part.hardlink_to(file)
+        part.replace(name)
 
 
 def _engine_checkpoint(trainer: Trainer) -> Any:  # noqa: ANN401  its folder is optional in the type, and set by then
@@ -169,12 +180,22 @@ def _engine_checkpoint(trainer: Trainer) -> Any:  # noqa: ANN401  its folder is 
     return next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
 
 
-def use_checkpoint_files(trainer: Trainer) -> None:
-    """Let a trainer read and write its checkpoints by `CheckpointFiles`, unless the user chose another way."""
-    files = trainer.strategy.checkpoint_io
+def use_checkpoint_files(trainer: Trainer, loans: Loans) -> None:
+    """Let a trainer read and write its checkpoints by `CheckpointFiles`, unless the user chose another way.
+
+    Args:
+        trainer: The trainer, whose strategy has been made.
+        loans: Gives it its own way back.
+    """
+    files: Any = trainer.strategy.checkpoint_io
     if type(files) is AnomalibCheckpointIO:
         runs = Path(trainer.default_root_dir).parent
-        trainer.strategy.checkpoint_io = CheckpointFiles(runs, files.extra_safe_globals)  # type: ignore[attr-defined]
+        loans.lend(trainer.strategy, "checkpoint_io", CheckpointFiles(runs, files.extra_safe_globals))
+
+
+def serves_whole_phases(trainer: Trainer) -> bool:
+    """Say whether an epoch is a phase; the user may shorten epochs, by a share or by a number of batches."""
+    return isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0
 
 
 def rest_between_steps(checkpoint: dict[str, Any], trainer: Trainer, epoch: int, steps: int) -> None:
@@ -192,7 +213,7 @@ def rest_between_steps(checkpoint: dict[str, Any], trainer: Trainer, epoch: int,
         epoch: Epochs that are complete.
         steps: Optimisation steps of the epoch at hand that are done.
     """
-    if "loops" not in checkpoint or trainer.limit_train_batches != 1.0:
+    if "loops" not in checkpoint or not serves_whole_phases(trainer):
         return
 
     def done(count: int, *, begun: int = 0) -> dict[str, int]:
@@ -215,20 +236,35 @@ def batch_layout(trainer: Trainer) -> dict[str, int]:
     }
 
 
-def warn_of_changes(checkpoint: dict[str, Any], arguments: dict[str, Any], batches: dict[str, int]) -> None:
-    """Warn if a training goes on with other arguments than it began with.
+def forget_time(checkpoint: dict[str, Any]) -> None:
+    """Let `max_time` count the time of each command and not of all of them, or the same command would train no further.
+
+    Args:
+        checkpoint: A checkpoint of Lightning's, changed in place.
+    """
+    for name in [name for name in checkpoint.get("callbacks", {}) if name.startswith(Timer.__qualname__)]:
+        del checkpoint["callbacks"][name]
+
+
+def warn_of_changes(
+    checkpoint: dict[str, Any], arguments: dict[str, Any], batches: dict[str, int], images: str | None
+) -> None:
+    """Warn if a training goes on with other arguments, or images, than it began with.
 
     Args:
         checkpoint: The checkpoint of the training that began.
         arguments: Arguments of the model that goes on.
         batches: Its `batch_layout`.
+        images: What has changed about its images.
     """
     before = checkpoint["hyper_parameters"] | checkpoint.get("training", {}).get("batches", {})
-    now = paths_to_strings(arguments) | batches
+    now = plain(arguments) | batches
     changed = [f"{name}={now[name]!r} (was {before.get(name)!r})" for name in now if before.get(name) != now[name]]
+    if images is not None:
+        changed.append(images)
     if changed:
         logger.warning(
-            "The training goes on with other arguments than it began with, and will not end as it would have: %s. "
-            "Learning rates stay those of the checkpoint.",
+            "The training goes on with other arguments or images than it began with, and will not end as it would "
+            "have: %s. Learning rates stay those of the checkpoint.",
             ", ".join(changed),
         )

@@ -41,7 +41,7 @@ class RoundedBilinearResize(v2.Resize):
         if isinstance(size, int) or len(size) != 2 or min(size) < 1:
             msg = f"RoundedBilinearResize needs a height and a width in pixels, got size={size!r}."
             raise ValueError(msg)
-        super().__init__(tuple(size), antialias=True)
+        super().__init__(tuple(map(int, size)), antialias=True)  # plain numbers, which a checkpoint can hold
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401  torchvision's own signature
         """Resize an image, or a mask; what has the size already is returned untouched.

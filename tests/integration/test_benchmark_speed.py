@@ -154,7 +154,7 @@ def fake_gpu() -> Iterator[None]:
 def test_a_training_step_never_waits_for_the_gpu(step, monkeypatch, request) -> None:
     model = DeSTSeg(backbone="resnet18", pre_trained=False, student_steps=1, segmentation_steps=1)
     bank = TextureBank(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
-    model.generator, model._seed = AnomalyGenerator(bank, rotation="full"), 0
+    model.generator, model.seed = AnomalyGenerator(bank, rotation="full"), 0
     loop = SimpleNamespace(total_batch_idx=0)
     model._trainer = SimpleNamespace(global_step=step, global_rank=0, fit_loop=loop)
     monkeypatch.setattr(model, "log_dict", lambda *args, **kwargs: None)

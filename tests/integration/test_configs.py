@@ -15,6 +15,7 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.data import Folder, MVTecAD
 
 from destseg_anomalib import DeSTSeg, PFADSeg
+from destseg_anomalib.training.preparation import resolve_rotation
 from tests.conftest import make_part_folder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -146,7 +147,7 @@ def test_every_category_of_mvtec_ad_can_be_named_and_has_its_class_of_rotation(c
         config = cli.parser.parse_args([*data, f"--data.category={category}"]).train.data
         datamodule = MVTecAD(**config.init_args)
         assert datamodule.category == category
-        assert cli.model._rotation(datamodule) == rotation
+        assert resolve_rotation(cli.model.hparams.rotation, datamodule) == rotation
 
 
 def test_the_quick_start_configuration_is_the_demo(cli) -> None:

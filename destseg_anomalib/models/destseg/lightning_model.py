@@ -25,12 +25,13 @@ from anomalib.visualization import Visualizer
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.models.student_teacher import SegmentationInput
 from destseg_anomalib.synthesis import Rotation
+from destseg_anomalib.training.resumable import ResumableTraining
 from destseg_anomalib.training.two_step import TwoStepTraining
 
 from .torch_model import DeSTSegModel
 
 
-class DeSTSeg(TwoStepTraining, CarefulQuantization, AnomalibModule):
+class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibModule):
     """Segmentation guided denoising student-teacher.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib.
@@ -104,13 +105,18 @@ class DeSTSeg(TwoStepTraining, CarefulQuantization, AnomalibModule):
             visualizer=visualizer,
         )
         self.check_arguments()
-        self.model = DeSTSegModel(
-            backbone,
+        self.model = self.configure_network()
+
+    def configure_network(self) -> DeSTSegModel:
+        """Make teacher, student and segmentation network of the hyper-parameters, with random weights."""
+        arguments = self.hparams
+        return DeSTSegModel(
+            arguments.backbone,
             pre_trained=False,  # fetched when training starts: a checkpoint brings its own
-            denoising=denoising,
-            encoder_decoder=encoder_decoder,
-            segmentation=segmentation,
-            l1_loss=l1_loss,
-            segmentation_input=segmentation_input,
-            top_t=top_t,
+            denoising=arguments.denoising,
+            encoder_decoder=arguments.encoder_decoder,
+            segmentation=arguments.segmentation,
+            l1_loss=arguments.l1_loss,
+            segmentation_input=arguments.segmentation_input,
+            top_t=arguments.top_t,
         )

@@ -23,12 +23,13 @@ from anomalib.visualization import Visualizer
 
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.synthesis import Rotation
+from destseg_anomalib.training.resumable import ResumableTraining
 from destseg_anomalib.training.two_step import TwoStepTraining
 
 from .torch_model import PFADSegModel
 
 
-class PFADSeg(TwoStepTraining, CarefulQuantization, AnomalibModule):
+class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibModule):
     """Denoising student-teacher with parallel attention, attentional fusion and rectangular calibration.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib. Train with
@@ -101,12 +102,17 @@ class PFADSeg(TwoStepTraining, CarefulQuantization, AnomalibModule):
             visualizer=visualizer,
         )
         self.check_arguments()
-        self.model = PFADSegModel(
-            backbone,
+        self.model = self.configure_network()
+
+    def configure_network(self) -> PFADSegModel:
+        """Make teacher, student and segmentation network of the hyper-parameters, with random weights."""
+        arguments = self.hparams
+        return PFADSegModel(
+            arguments.backbone,
             pre_trained=False,  # fetched when training starts: a checkpoint brings its own
-            rcm=rcm,
-            aff=aff,
-            pcar=pcar,
-            rcm_layer_scale=rcm_layer_scale,
-            top_t=top_t,
+            rcm=arguments.rcm,
+            aff=arguments.aff,
+            pcar=arguments.pcar,
+            rcm_layer_scale=arguments.rcm_layer_scale,
+            top_t=arguments.top_t,
         )

@@ -120,11 +120,15 @@ def test_a_set_that_would_not_fit_is_not_cached(part_folder, caplog, monkeypatch
     assert "exceed a quarter of" in caplog.text
 
 
-def test_fewer_images_than_a_batch_are_refused(part_folder) -> None:
-    with pytest.raises(ValueError, match="has 8 images, fewer than one batch of 9 on each of 1 device"):
-        loader(make_datamodule(part_folder, batch_size=9))
-    with pytest.raises(ValueError, match="has 8 images, fewer than one batch of 5 on each of 2 device"):
-        training_images(make_datamodule(part_folder, batch_size=5), devices=2, cache=True)
+def test_fewer_images_than_a_batch_recur_in_it_as_evenly_as_they_can(part_folder, caplog) -> None:
+    images = training_images(make_datamodule(part_folder, batch_size=9), devices=1, cache=True)
+    [warning] = caplog.messages
+    assert warning.startswith("The training set has 8 images, fewer than the 9 of one batch: they recur within it")
+    order = indices(StepSampler(images, batch_size=9, batches=4, num_replicas=1, rank=0, seed=1))
+    for batch in (order[:9], order[9:18], order[27:]):
+        assert sorted(map(batch.count, range(8))) == [1] * 7 + [2]
+    two = [indices(StepSampler(images, batch_size=10, batches=1, num_replicas=2, rank=r, seed=1)) for r in (0, 1)]
+    assert sorted(map((two[0] + two[1]).count, range(8))) == [2] * 4 + [3] * 4
 
 
 def test_batches_of_one_image_are_refused(part_folder) -> None:

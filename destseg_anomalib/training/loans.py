@@ -1,0 +1,56 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is changed on objects of others for the time of a stage, and put back when it ends, however it ends."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Loans(Callback):
+    """Takes back whatever a model has put on a trainer, a strategy or a data set, which are not its own.
+
+    Lightning tears nothing down after an exception or Ctrl-C, but it tells callbacks of it: what is lent here is taken
+    back in both cases, and before anything new is lent, so that the next model finds these objects as they were.
+    It knows nothing of what it lends.
+    """
+
+    def __init__(self) -> None:
+        self._returns: list[Callable[[], None]] = []
+
+    def lend(self, owner: Any, name: str, value: Any) -> None:  # noqa: ANN401
+        """Set an attribute until the stage ends.
+
+        Args:
+            owner: Object of somebody else.
+            name: Attribute to set.
+            value: What it is for the time being.
+        """
+        before = getattr(owner, name)
+        self.on_return(lambda: setattr(owner, name, before))
+        setattr(owner, name, value)
+
+    def on_return(self, action: Callable[[], None]) -> None:
+        """Have something undone when the stage ends.
+
+        Args:
+            action: Undoes it; called once.
+        """
+        self._returns.append(action)
+
+    def take_back(self) -> None:
+        """Undo everything, the latest first."""
+        while self._returns:
+            self._returns.pop()()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take back what the stage was lent."""
+        del trainer, pl_module, stage
+        self.take_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take back what the stage was lent: nothing else will end it."""
+        del trainer, pl_module, exception
+        self.take_back()

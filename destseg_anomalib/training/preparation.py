@@ -1,0 +1,134 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What comes before the first step: the trainer, the teacher's weights, the images, and what anomalies are made of."""
+
+import logging
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+from destseg_anomalib.data.reading import check_data, release_data
+from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
+from destseg_anomalib.training.acceptance import check_transforms
+from destseg_anomalib.training.batches import Collate, StepSampler, training_images, training_loader
+from destseg_anomalib.training.checkpoints import serves_whole_phases, use_checkpoint_files
+from destseg_anomalib.training.contents import image_digests
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_trainer(model: Any, trainer: Trainer, stage: str) -> None:  # noqa: ANN401  both models have its attributes
+    """Prepare a trainer for a stage: its data, its checkpoint files, and a strategy that bears idle networks.
+
+    Args:
+        model: The Lightning model.
+        trainer: Its trainer, whose data module has been set up.
+        stage: `fit`, `validate`, `test` or `predict`.
+
+    Raises:
+        ValueError: If the data or its transforms cannot be used.
+    """
+    check_transforms(model, trainer.datamodule, trained=stage == "fit")  # type: ignore[attr-defined]
+    model.loans.on_return(lambda: release_data(trainer))
+    check_data(trainer, stage)
+    use_checkpoint_files(trainer, model.loans)
+    if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
+        # In each phase the other network has no gradient; zeros instead would let weight decay change it.
+        arguments = trainer.strategy._ddp_kwargs | {"find_unused_parameters": True}
+        model.loans.lend(trainer.strategy, "_ddp_kwargs", arguments)
+
+
+def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
+    """Get what only training needs: the teacher's weights, the images in long epochs, and anomaly sources.
+
+    By now a checkpoint has been read: its transform says how large images are, and its teacher needs no weights.
+
+    Args:
+        model: The Lightning model.
+        trainer: Its trainer.
+
+    Raises:
+        ValueError: If the trainer has steps of another training behind it.
+    """
+    if trainer.global_step and trainer.ckpt_path is None and not model.teacher_ready:
+        msg = (
+            f"This trainer has taken {trainer.global_step} steps with another model and would go on from there: make a "
+            "new Engine for each training."
+        )
+        raise ValueError(msg)
+    if model.hparams.pre_trained and not model.teacher_ready:
+        model.model.teacher.load_pretrained(model.hparams.backbone_weights)
+    model.teacher_ready = True
+    datamodule, size = trainer.datamodule, model.input_size  # type: ignore[attr-defined]
+    if isinstance(datamodule, AnomalibDataModule):
+        images = training_images(datamodule, devices=trainer.world_size, cache=model.hparams.cache_images)
+        model.image_digests = image_digests(datamodule.train_data.samples.image_path)
+        model.loans.lend(model, "images", images)
+        # The model serves its images itself; the data module, which is the user's, stays as it is.
+        model.loans.lend(trainer.fit_loop._data_source, "instance", model)
+        if serves_whole_phases(trainer):
+            model.loans.lend(trainer.fit_loop, "max_epochs", 1 if model.model.segmentation is None else 2)
+        if size is None:  # nothing in the pre-processor says it: ask an image
+            size = Collate(datamodule.external_collate_fn)([images[0]]).image.shape[-2:]
+    height, width = size or model.hparams.image_size
+    bank = texture_bank(model.hparams.textures, (int(height), int(width)))
+    rotation = resolve_rotation(model.hparams.rotation, datamodule)
+    model.loans.lend(
+        model, "generator", AnomalyGenerator(bank, opacity=tuple(model.hparams.opacity), rotation=rotation)
+    )
+
+
+def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN401
+    """Serve the phase at hand as one epoch, with exactly the batches that it still needs.
+
+    Progress bars, losses and loader workers then start anew with the phase, not with every pass through the images.
+
+    Args:
+        model: The Lightning model, after `prepare_training`.
+        trainer: Its trainer.
+
+    Returns:
+        The loader.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    if model.images is None:
+        msg = "There is nothing to train on: pass a datamodule of anomalib's, or train_dataloaders."
+        raise ValueError(msg)
+    phase, done = model.position(trainer.global_step)
+    steps = model.hparams.segmentation_steps if phase else model.hparams.student_steps
+    step = trainer.accumulate_grad_batches  # in batches
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    sampler = StepSampler(
+        model.images,
+        batch_size=datamodule.train_batch_size,
+        batches=steps * step,
+        start=done * step,
+        num_replicas=trainer.world_size,
+        rank=trainer.global_rank,
+        seed=model.seed + phase,
+    )
+    return training_loader(model.images, sampler, datamodule.num_workers, datamodule.external_collate_fn)
+
+
+def resolve_rotation(rotation: str, datamodule: object) -> Any:  # noqa: ANN401
+    """Resolve `rotation="auto"` by the category of an MVTec AD data module.
+
+    Args:
+        rotation: Argument of the model.
+        datamodule: Its data.
+
+    Returns:
+        The class of rotation; for other data `none`.
+    """
+    if rotation != "auto":
+        return rotation
+    is_mvtec = type(datamodule).__name__ == "MVTecAD"
+    resolved = rotation_of_category(datamodule.category) if is_mvtec else "none"  # type: ignore[attr-defined]
+    logger.info("Training images are rotated as class %r (rotation='auto').", resolved)
+    return resolved

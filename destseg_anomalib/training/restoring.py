@@ -1,0 +1,196 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What goes from a model into its checkpoint, and what of it comes back: into a training that goes on, or a prediction.
+
+The command line builds a model with its own arguments before anybody has read the checkpoint. Whatever a prediction
+depends on is the checkpoint's all the same; what somebody gave that contradicts it is named once.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from destseg_anomalib.training.acceptance import (
+    VERSION,
+    check_architecture,
+    check_images,
+    check_model,
+    check_weights,
+)
+from destseg_anomalib.training.checkpoints import batch_layout, forget_time, rest_between_steps, warn_of_changes
+from destseg_anomalib.training.contents import make_plain, plain
+
+logger = logging.getLogger(__name__)
+
+DECISIVE = ("image_size", "top_t")  # for a prediction, beside the arguments of the networks
+
+
+def store(checkpoint: dict[str, Any], model: Any) -> None:  # noqa: ANN401  both models have its attributes
+    """Add what the course of a training depends on, and make the whole readable.
+
+    Args:
+        checkpoint: A checkpoint of Lightning's, changed in place.
+        model: The Lightning model.
+    """
+    checkpoint["training"] = {
+        "seed": model.seed,
+        "batches": batch_layout(model.trainer),
+        "version": VERSION,
+        "images": model.image_digests,
+    }
+    make_plain(checkpoint)
+
+
+def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[dict[str, Any]], None]) -> None:  # noqa: ANN401
+    """Take from a checkpoint what the model is about to need, or refuse it.
+
+    Args:
+        checkpoint: A checkpoint of Lightning's, whose weights are read next.
+        model: The Lightning model, with a trainer or without.
+        load_components: Lets anomalib restore pre- and post-processor.
+
+    Raises:
+        ValueError: If the checkpoint is of another model, or does not fit a training that is to go on.
+    """
+    trainer: Trainer | None = model._trainer
+    fitting = trainer is not None and trainer.state.fn is TrainerFn.FITTING
+    if trainer is not None and not fitting and _ends_a_training(model, trainer):
+        logger.info("The weights that the training ended with are tested, not those of %s.", trainer.ckpt_path)
+        checkpoint["state_dict"], checkpoint["callbacks"] = (
+            model.state_dict(),
+            {},
+        )  # of the callbacks, one has thresholds
+        trainer.ckpt_path = model.resumed_from = None  # and Lightning does not say otherwise
+        return
+    check_model(checkpoint, model)
+    (check_architecture if fitting else follow)(checkpoint, model)
+    check_weights(checkpoint, model)
+    load_components(checkpoint)
+    training = checkpoint.get("training", {})
+    model.teacher_ready = True
+    model.seed = training.get("seed", model.seed)
+    model.image_digests = training.get("images", torch.empty(0, dtype=torch.int64))
+    datamodule = None if trainer is None else trainer.datamodule  # type: ignore[attr-defined]
+    if trainer is not None and isinstance(datamodule, AnomalibDataModule):
+        # Its data sets were given the transform that the model had before the checkpoint was read.
+        datamodule.setup(trainer.state.fn)
+    if trainer is not None and fitting:
+        _go_on(checkpoint, model, trainer)
+        return
+    for note in notes(checkpoint["hyper_parameters"], checkpoint.get("global_step", 0), checkpoint["state_dict"]):
+        logger.warning(note)
+
+
+def _ends_a_training(model: Any, trainer: Trainer) -> bool:  # noqa: ANN401
+    """Tell the test with which `anomalib train --ckpt_path X` ends: nobody wants the figures of X.
+
+    The engine hands one and the same object to training and test there; where somebody asks for a test of X, it makes
+    another one.
+    """
+    return model.resumed_from is not None and trainer.ckpt_path is model.resumed_from
+
+
+def _go_on(checkpoint: dict[str, Any], model: Any, trainer: Trainer) -> None:  # noqa: ANN401
+    """Set a checkpoint to its place in the training, and say what is not as it was."""
+    model.resumed_from = trainer.ckpt_path
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    images = check_images(model.image_digests, datamodule) if isinstance(datamodule, AnomalibDataModule) else None
+    warn_of_changes(checkpoint, dict(model.hparams), batch_layout(trainer), images)
+    forget_time(checkpoint)
+    rest_between_steps(checkpoint, trainer, *model.position(checkpoint["global_step"]))
+
+
+def follow(checkpoint: Mapping[str, Any], model: Any) -> None:  # noqa: ANN401
+    """Take the arguments of a checkpoint that decide predictions, and build the networks anew where they differ.
+
+    Args:
+        checkpoint: A checkpoint of the same model.
+        model: The Lightning model, before it reads the weights.
+    """
+    contradictions = [*_contradicting_arguments(checkpoint, model), *_contradicting_components(checkpoint, model)]
+    stored = checkpoint["hyper_parameters"]
+    names = [name for name in (*model.architecture, *DECISIVE) if name in stored]
+    if any(not _same(model.hparams[name], stored[name]) for name in names):
+        model.hparams.update({name: stored[name] for name in names})
+        model.model = model.configure_network().to(model.device)
+    if contradictions:
+        logger.warning(
+            "The checkpoint decides what %s predicts, and not what was given beside it: %s.",
+            type(model).__name__,
+            ", ".join(contradictions),
+        )
+
+
+def _contradicting_arguments(checkpoint: Mapping[str, Any], model: Any) -> Iterator[str]:  # noqa: ANN401
+    """Arguments that are neither the checkpoint's nor the default, so that somebody must have given them."""
+    stored, parameters = checkpoint["hyper_parameters"], inspect.signature(type(model)).parameters
+    for name in (*model.architecture, *DECISIVE):
+        given = model.hparams[name]
+        if name in stored and not _same(given, stored[name]) and not _same(given, parameters[name].default):
+            yield f"{name}={given!r} (the checkpoint has {stored[name]!r})"
+
+
+def _contradicting_components(checkpoint: Mapping[str, Any], model: Any) -> Iterator[str]:  # noqa: ANN401
+    """The same of what anomalib stores of pre- and post-processor."""
+    defaults = {
+        "anomalib_pre_processor_config": lambda: model.configure_pre_processor(model.hparams.image_size),
+        "anomalib_post_processor_config": model.configure_post_processor,
+    }
+    for key, component in model._checkpointable_components().items():
+        stored = checkpoint.get(key)
+        if not stored or not hasattr(component, "checkpoint_config"):
+            continue
+        given, default = component.checkpoint_config(), defaults[key]().checkpoint_config()
+        for name in given.keys() & stored.keys():
+            if not _same(given[name], stored[name]) and not _same(given[name], default.get(name)):
+                part = key.removeprefix("anomalib_").removesuffix("_config")
+                yield f"{part}.{name}={given[name]!r} (the checkpoint has {stored[name]!r})"
+
+
+def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    """Compare values as a file keeps them, where a tuple is a list."""
+    one, other = (list(value) if isinstance(value, list | tuple) else value for value in (plain(one), plain(other)))
+    return bool(one == other)
+
+
+def notes(arguments: Mapping[str, Any], step: int, state: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """Say what a model lacks for its predictions to mean something.
+
+    Args:
+        arguments: Its hyper-parameters.
+        step: Steps that its training has taken.
+        state: Its state dict.
+
+    Yields:
+        A sentence, if its segmentation network was never trained, or else if its thresholds are not set.
+    """
+    if arguments.get("segmentation", True) and step <= arguments["student_steps"]:
+        yield (
+            f"The training ended in phase 1, after {step} of {arguments['student_steps']} steps: the segmentation "
+            "network is untrained and its maps mean nothing, so go on with the same command and --ckpt_path last."
+        )
+        return
+    thresholds = [value for name, value in state.items() if name.endswith(("_image_threshold", "_pixel_threshold"))]
+    if thresholds and all(value.isnan().all() for value in thresholds):
+        yield (
+            "No validation has set thresholds: scores and maps are raw and no part is judged, so let a training end "
+            "with images to validate on, and without limit_val_batches=0."
+        )
+
+
+def say_what_is_missing(model: Any) -> None:  # noqa: ANN401
+    """Warn of what a training that ends now has left undone, unless it was a trial run.
+
+    Args:
+        model: The Lightning model.
+    """
+    if not model.trainer.fast_dev_run:
+        for note in notes(model.hparams, model.trainer.global_step, model.state_dict()):
+            logger.warning(note)

@@ -1,0 +1,120 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The hooks around the steps of a training, each of them short: the work is done in the files beside this one."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
+
+from destseg_anomalib.synthesis import AnomalyGenerator
+from destseg_anomalib.training.acceptance import check_file, check_finite, tested_on_training_images
+from destseg_anomalib.training.batches import TrainingImages
+from destseg_anomalib.training.checkpoints import LastCheckpoint
+from destseg_anomalib.training.contents import PLAIN_TYPES
+from destseg_anomalib.training.divergence import FiniteLoss
+from destseg_anomalib.training.loans import Loans
+from destseg_anomalib.training.preparation import phase_loader, prepare_trainer, prepare_training
+from destseg_anomalib.training.restoring import restore, say_what_is_missing, store
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableTraining:
+    """Mixin for an anomalib model that trains in two steps: prepared, watched, stored, and gone on with.
+
+    It knows when something happens, and what a training keeps beside weights; what is done then, the functions that it
+    calls know. The model has `position`, which tells phases, and `configure_network`, which makes its networks of its
+    hyper-parameters. It reads `backbone_weights`, `cache_images`, `image_size`, `opacity`, `pre_trained`, `rotation`,
+    `student_steps`, `segmentation_steps`, `textures`, `top_t` and those that `architecture` names.
+    """
+
+    architecture: ClassVar[tuple[str, ...]]
+    """Hyper-parameters of the networks: a training can only go on with those that it began with."""
+
+    trainer: Trainer
+    position: Any
+
+    seed: int = 0
+    """Everything random in a training follows from it."""
+
+    image_digests: torch.Tensor = torch.empty(0, dtype=torch.int64)
+    """What the model was trained on, as `contents.image_digests`; empty if that is not known."""
+
+    teacher_ready: bool = False
+    """Whether the teacher has its weights, from a file or a checkpoint."""
+
+    resumed_from: Path | None = None
+    """The checkpoint that the training under way began with."""
+
+    images: TrainingImages | None = None
+    generator: AnomalyGenerator | None = None
+    loans: Loans
+    losses: FiniteLoss
+
+    @classmethod
+    def checkpoint_safe_globals(cls) -> Sequence[Any]:
+        """Types that a checkpoint may hold beside those that PyTorch and anomalib allow."""
+        return (*super().checkpoint_safe_globals(), *PLAIN_TYPES)  # type: ignore[misc]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Make a model from a checkpoint, as Lightning does, after a look at the file."""
+        check_file(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add to anomalib's components a checkpoint to resume from, and order in what belongs to others."""
+        self.loans = Loans()
+        return [*super().configure_callbacks(), LastCheckpoint(), self.loans]  # type: ignore[misc]
+
+    def setup(self, stage: str) -> None:
+        """Prepare the trainer."""
+        super().setup(stage)  # type: ignore[misc]
+        prepare_trainer(self, self.trainer, stage)
+        if stage == "fit":
+            # The seed that the user set for everything, or a random one: the first process decides for all.
+            self.seed = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63)
+            self.losses = FiniteLoss()
+
+    def on_fit_start(self) -> None:
+        """Prepare the training, and have what is left undone at its end said, however it ends."""
+        super().on_fit_start()  # type: ignore[misc]
+        prepare_training(self, self.trainer)
+        self.loans.on_return(lambda: say_what_is_missing(self))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Serve the phase at hand as one epoch."""
+        return phase_loader(self, self.trainer)
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        """End a training that diverges, before it changes a weight."""
+        super().on_before_backward(loss)  # type: ignore[misc]
+        step = self.trainer.global_step
+        self.losses.watch(loss, step, self.position(step)[0], self.trainer.strategy)
+
+    def on_validation_start(self) -> None:
+        """End a training that has diverged in its last step, before thresholds are learned from it."""
+        super().on_validation_start()  # type: ignore[misc]
+        check_finite(self)
+
+    def on_test_start(self) -> None:
+        """Say it if the test can only flatter."""
+        super().on_test_start()  # type: ignore[misc]
+        if (note := tested_on_training_images(self.image_digests, self.trainer)) is not None:
+            logger.warning(note)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the course of the training depends on, and see to it that the file can be read."""
+        check_finite(self)
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        store(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what decides a prediction, or goes on with a training, or refuse the checkpoint."""
+        restore(checkpoint, self, super().on_load_checkpoint)  # type: ignore[misc]

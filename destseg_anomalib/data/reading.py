@@ -54,7 +54,23 @@ class CheckedReading:
         """
         return [self._read(int(index)) for index in indices]
 
-    def _read(self, index: int) -> Any:  # noqa: ANN401  each data set has its own kind of item
+    def look_at_masks(self, already: set[str]) -> None:
+        """Check the masks of defective images, without reading the images.
+
+        Args:
+            already: Images whose masks have been looked at; those of this data set are added.
+
+        Raises:
+            UnusableImageError: If a mask, or an image that has one, cannot be used.
+        """
+        samples = self.dataset.samples
+        for index in (samples.label_index == LabelName.ABNORMAL).to_numpy().nonzero()[0]:
+            image, masks, _ = _files(self.dataset, index)
+            if masks and image not in already:
+                self._read(index, header_only=True)
+                already.add(image)
+
+    def _read(self, index: int, *, header_only: bool = False) -> Any:  # noqa: ANN401  each data set has its own kind
         image, masks, normal = _files(self.dataset, index)
         try:
             size = check_image(image)
@@ -63,7 +79,7 @@ class CheckedReading:
                     check_mask_of_normal(mask, image)
                 else:
                     check_mask(mask, image, size)
-            return self.dataset[index]
+            return None if header_only else self.dataset[index]
         except UnusableImageError:
             raise
         except Exception as error:  # Pillow alone raises six kinds; what is not a file's fault is passed on
@@ -86,7 +102,8 @@ def check_data(trainer: Trainer, stage: str) -> None:
         stage: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        ValueError: If a training has no validation set, or an image has no mask, or that of another image.
+        ValueError: If a training has no validation set or has masks that cannot be used, or an image has no mask, or
+            that of another image.
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(datamodule, AnomalibDataModule):
@@ -100,10 +117,14 @@ def check_data(trainer: Trainer, stage: str) -> None:
             logger.warning("The test set of %s has no image, and nothing is measured.", datamodule.name)
         _warn_of_overlap(datamodule)
     datasets = [dataset for dataset in _datasets(trainer) if isinstance(dataset, AnomalibDataset | PredictDataset)]
-    check_tables([dataset for dataset in datasets if isinstance(dataset, AnomalibDataset)])
+    tables = [dataset for dataset in datasets if isinstance(dataset, AnomalibDataset)]
+    check_tables(tables)
     for dataset in datasets:
         if not hasattr(dataset, "__getitems__"):
             dataset.__getitems__ = CheckedReading(dataset)
+    looked_at: set[str] = set()
+    for dataset in tables if stage == "fit" else ():
+        CheckedReading(dataset).look_at_masks(looked_at)  # rather than in a validation at the end of the training
 
 
 def _warn_of_overlap(datamodule: AnomalibDataModule) -> None:

@@ -95,9 +95,11 @@ def test_a_mask(bench: Bench, figures: dict[str, float], change: Callable, expec
         assert result == pytest.approx(figures, abs=1e-6), "whatever is not black is a defect"
 
 
-def test_masks_are_looked_at_in_validation_too(bench: Bench) -> None:
+def test_masks_are_looked_at_before_a_training_and_not_after_it(bench: Bench, caplog) -> None:
     compressed(bench.parts / "ground_truth/hole")
-    expect(r"^The mask \S*000_mask.jpg has grey values .* from a compression with loss", bench.train)
+    with caplog.at_level(logging.INFO):
+        expect(r"^The mask \S*000_mask.jpg has grey values .* from a compression with loss", bench.train)
+    assert "training phase" not in caplog.text
 
 
 def two_kinds(parts: Path) -> None:

@@ -18,6 +18,7 @@ from lightning import seed_everything
 
 from destseg_anomalib.benchmark.measure import Predictions, TrainingSpeed, environment, latency, peak_memory_mib
 from destseg_anomalib.benchmark.protocol import build_datamodule, build_model
+from destseg_anomalib.data.reading import DataCheck, check_folder
 from destseg_anomalib.report.results import job_identity, job_name, read_result, write_result
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ class ProtocolJob(Job):
         spec, size = self.config["model"], self.config["image_size"]
         model = build_model(spec, size and tuple(size))
         datamodule = build_datamodule(self.config["data"])
+        datamodule.prepare_data()  # what is to be fetched comes before the names of files are looked at
+        check_folder(datamodule)
         wishes = spec.get("trainer", {})
         ignored = [key for key, value in model.trainer_arguments.items() if wishes.get(key, value) != value]
         if ignored:
@@ -108,7 +111,7 @@ class ProtocolJob(Job):
                 accelerator=self.config["accelerator"],
                 devices=1,
                 default_root_dir=scratch,
-                callbacks=[predictions, speed],
+                callbacks=[predictions, speed, DataCheck()],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 **wishes,

@@ -17,14 +17,14 @@ from anomalib.data import AnomalibDataModule, PredictDataset
 from anomalib.data.datasets.base.image import AnomalibDataset
 from anomalib.data.utils import LabelName, read_image, read_mask
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Subset
 
 from destseg_anomalib.data.images import UnusableImageError, check_image
 from destseg_anomalib.data.masks import check_mask, check_mask_of_normal
 from destseg_anomalib.data.pairing import check_folder, check_tables
 
-__all__ = ["CheckedReading", "UnusableImageError", "check_data", "check_folder", "release_data"]
+__all__ = ["CheckedReading", "DataCheck", "UnusableImageError", "check_data", "check_folder", "release_data"]
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,25 @@ def check_data(trainer: Trainer, stage: str) -> None:
     looked_at: set[str] = set()
     for dataset in tables if stage == "fit" else ():
         CheckedReading(dataset).look_at_masks(looked_at)  # rather than in a validation at the end of the training
+
+
+class DataCheck(Callback):
+    """Has the data of each stage checked, for any model of anomalib, and leaves data sets as they were found."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the data, which has been set up."""
+        del pl_module
+        check_data(trainer, stage)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release the data."""
+        del pl_module, stage
+        release_data(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Release the data, which nothing else will do."""
+        del pl_module, exception
+        release_data(trainer)
 
 
 def _warn_of_overlap(datamodule: AnomalibDataModule) -> None:

@@ -11,7 +11,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from destseg_anomalib.data.reading import check_data, release_data
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
 from destseg_anomalib.training.acceptance import check_transforms
 from destseg_anomalib.training.batches import Collate, StepSampler, training_images, training_loader
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_trainer(model: Any, trainer: Trainer, stage: str) -> None:  # noqa: ANN401  both models have its attributes
-    """Prepare a trainer for a stage: its data, its checkpoint files, and a strategy that bears idle networks.
+    """Prepare a trainer for a stage: its checkpoint files, and a strategy that bears idle networks.
 
     Args:
         model: The Lightning model.
@@ -30,11 +29,9 @@ def prepare_trainer(model: Any, trainer: Trainer, stage: str) -> None:  # noqa: 
         stage: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        ValueError: If the data or its transforms cannot be used.
+        ValueError: If the transforms of the data or of the model cannot be used.
     """
     check_transforms(model, trainer.datamodule, trained=stage == "fit")  # type: ignore[attr-defined]
-    model.loans.on_return(lambda: release_data(trainer))
-    check_data(trainer, stage)
     use_checkpoint_files(trainer, model.loans)
     if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
         # In each phase the other network has no gradient; zeros instead would let weight decay change it.

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
+from destseg_anomalib.data.reading import DataCheck, check_folder
 from destseg_anomalib.synthesis import AnomalyGenerator
 from destseg_anomalib.training.acceptance import check_file, check_finite, tested_on_training_images
 from destseg_anomalib.training.batches import TrainingImages
@@ -69,9 +70,14 @@ class ResumableTraining:
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add to anomalib's components a checkpoint to resume from, and order in what belongs to others."""
+        """Add to the components a check of the data, a checkpoint to resume from, and order in what belongs to others."""
         self.loans = Loans()
-        return [*super().configure_callbacks(), LastCheckpoint(), self.loans]  # type: ignore[misc]
+        return [*super().configure_callbacks(), DataCheck(), LastCheckpoint(), self.loans]  # type: ignore[misc]
+
+    def prepare_data(self) -> None:
+        """Look at the names of images and masks before the data module joins them."""
+        super().prepare_data()  # type: ignore[misc]
+        check_folder(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Prepare the trainer."""

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Break ten central lines, one at a time, in a copy of the repository, and list the test that catches each.
+"""Break fifteen central lines, one at a time, in a copy of the repository, and list the test that catches each.
 
     python tests/mutations.py
 
@@ -101,6 +101,41 @@ MUTATIONS = [
         '"lr": self.hparams.head_lr',
         '"lr": self.hparams.segmentation_lr',
         "integration/test_destseg.py::test_one_optimiser_has_the_published_groups",
+    ),
+    Mutation(
+        "values beyond black and white are clamped",
+        "training/batches.py",
+        ".round().clamp(0, 255).to(torch.uint8)",
+        ".round().to(torch.uint8)",
+        "integration/test_training_sets.py::test_values_that_an_interpolation_adds_beyond_black_and_white_do_not_wrap_around",
+    ),
+    Mutation(
+        "the checkpoint's top-T",
+        "training/restoring.py",
+        'DECISIVE = ("image_size", "top_t")',
+        'DECISIVE = ("image_size",)',
+        "integration/test_checkpoints_decide.py::test_nothing_but_the_checkpoint_decides_what_is_predicted",
+    ),
+    Mutation(
+        "digest of the training images",
+        "training/contents.py",
+        "sorted(numbers), dtype=torch.int64)",
+        "sorted(numbers)[:0], dtype=torch.int64)",
+        "integration/test_training_sets.py::test_a_training_does_not_go_on_where_its_images_have_become_the_test",
+    ),
+    Mutation(
+        "what was lent is taken back after an exception",
+        "training/loans.py",
+        "del trainer, pl_module, exception\n        self.take_back()",
+        "del trainer, pl_module, exception",
+        "integration/test_interruptions.py::test_the_next_model_trains_on_its_own_images_though_ours_was_interrupted",
+    ),
+    Mutation(
+        "a loss that is not finite",
+        "training/divergence.py",
+        "elif not finite:",
+        "elif finite is None:",
+        "unit/training/test_divergence.py",
     ),
 ]
 

@@ -33,6 +33,10 @@ BLOCK = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTA
 INLINE = re.compile(r"`(python examples/[^`]+)`")
 
 NOT_RUN = {
+    "git clone": "needs a remote",
+    "cd destseg-anomalib": "follows the clone",
+    ".venv/bin/ruff": "CI runs it",
+    ".venv/bin/mypy": "CI runs it",
     "python -m venv": "makes an environment; CI runs these very commands",
     ".venv/bin/pip install": "installs; CI runs these very commands",
     ".venv/bin/python -m pytest": "is what runs this test",

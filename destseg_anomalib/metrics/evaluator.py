@@ -12,33 +12,20 @@ from typing import Any
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator, F1Score
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc, mask_files
+from destseg_anomalib.metrics.raw_batch import RawBatch, check_names, empty, rank_raw_values, update_metrics
 from destseg_anomalib.metrics.report import write_report
 
 logger = logging.getLogger(__name__)
 
 
-class _RawBatch(Callback):
-    """Holds what the model returned for a batch, before the post-processor normalises and clamps it."""
-
-    anomaly_map: torch.Tensor | None = None
-    pred_score: torch.Tensor | None = None
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
-        """Keep references; the post-processor replaces these tensors on the batch and does not write into them."""
-        del trainer, pl_module, args
-        self.anomaly_map, self.pred_score = outputs.anomaly_map, outputs.pred_score
-
-    def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Hand over map and score and forget them."""
-        raw = self.anomaly_map, self.pred_score
-        self.anomaly_map = self.pred_score = None
-        return raw
+FIGURES = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max", "IAP", "IAP@90")
+BOUNDS = ("IAP_lower", "IAP_upper", "IAP@90_lower", "IAP@90_upper")
 
 
 class RawMapEvaluator(Evaluator):
@@ -59,12 +46,25 @@ class RawMapEvaluator(Evaluator):
     is the data module's, so that an anomalous image counts as such also when the resize of its mask loses every region.
     Validation logs nothing unless asked to.
 
+    Further test metrics, such as anomalib's `AUPIMO`, see the raw map and score, and labels and masks as predicted.
+    Those that compare map or score with thresholds in [0, 1] (`F1Score`, `PRO`, curves with given `thresholds`) see
+    all as the post-processor leaves it, where 0.5 is the model's threshold. A metric that is never updated, since
+    `strict=False` lets it do without its fields, is not logged.
+
+    A run leaves nothing to the next, also one that ends in an exception or Ctrl-C: the trainer's callbacks and the
+    visualizer's folder become what they were, and all metrics begin empty, the post-processor's among them.
+
     Args:
         bits: ``None`` for exact figures in 4 bytes of memory a pixel. With a number, background pixels are counted in a
             histogram of the leading bits of their float32 scores: memory no longer grows with the background. 18 is
             good to 1e-5 on usual maps, and ``IAP_lower``, ``IAP_upper``, ``IAP@90_lower`` and ``IAP@90_upper`` are
             logged as well, bounds that the exact figures cannot leave.
         val_metrics: Metrics to log in validation, such as one that early stopping watches.
+        test_metrics: Metrics to log in a test beside the figures above.
+        compute_on_cpu: Whether these metrics are kept in CPU memory where there is one device, as in anomalib.
+
+    Raises:
+        ValueError: If `bits` is out of range, or a test metric has the name of another figure.
 
     Example:
         In YAML, for any model:
@@ -76,71 +76,78 @@ class RawMapEvaluator(Evaluator):
               init_args:
                 evaluator:
                   class_path: destseg_anomalib.metrics.RawMapEvaluator
+                  init_args:
+                    test_metrics:
+                    - class_path: anomalib.metrics.AUPIMO
     """
 
     def __init__(
         self,
         bits: int | None = None,
         val_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
+        test_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
+        compute_on_cpu: bool = True,
     ) -> None:
         # Labels and masks are binary by construction, and torchmetrics' check of that sorts every batch.
         options = {"strict": False, "validate_args": False}
-        super().__init__(
-            val_metrics=val_metrics,
-            test_metrics=[
-                F1Score(fields=["pred_label", "gt_label"], prefix="image_", **options),
-                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", **options),
-            ],
-        )
+        at_threshold = [
+            F1Score(fields=["pred_label", "gt_label"], prefix="image_", **options),
+            F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", **options),
+        ]
+        super().__init__(val_metrics, [*at_threshold, *self.validate_metrics(test_metrics)], compute_on_cpu)
+        check_names(list(self.test_metrics), FIGURES if bits is None else FIGURES + BOUNDS)
+        rank_raw_values([*self.val_metrics, *self.test_metrics])
         self.pixels = PixelFiguresMetric(bits=bits)
         self.images: list[ImageRecord] = []
-        self._raw = _RawBatch()
+        self._raw = RawBatch()
         self._mask_files: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the raw batch be seen before any other callback, the post-processor among them, acts on it."""
         super().setup(trainer, pl_module, stage)
-        # A new list: Lightning is iterating over the old one.
-        others = [callback for callback in trainer.callbacks if not isinstance(callback, _RawBatch)]  # type: ignore[attr-defined]
-        trainer.callbacks = [self._raw, *others] if stage == "test" else others  # type: ignore[attr-defined]
+        self._raw.enter(trainer, pl_module)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the trainer as it was found."""
-        del pl_module, stage
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        trainer.callbacks = [callback for callback in callbacks if callback is not self._raw]  # type: ignore[attr-defined]
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Forget what the next epoch would forget: maps are large."""
+        del trainer, exception
+        self._forget()
+        empty(self)
+        empty(getattr(pl_module, "post_processor", None))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Empty the metrics, also those that thresholds and ranges are learned from."""
+        del trainer
+        empty(self.val_metrics)
+        empty(getattr(pl_module, "post_processor", None))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier test, also one that was interrupted."""
+        """Begin with nothing."""
         del pl_module
-        self._reset()
+        self._forget()
+        empty(self.test_metrics)
         self._mask_files = mask_files(trainer)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, batch: Batch, *args: int
     ) -> None:
         """Store the raw maps and scores of a batch."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
+        del pl_module, outputs, args
         anomaly_map, pred_score = self._raw.take()
-        size = batch.batch_size
-        paths = batch.image_path or [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(size)]
-        labels = [None] * size if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
-        if pred_score is None and anomaly_map is not None:
-            pred_score = anomaly_map.flatten(1).amax(1)  # as anomalib's post-processor does
-        scores = [math.nan] * size if pred_score is None else pred_score.flatten().tolist()
-        images = list(map(ImageRecord, paths, scores, labels))
+        update_metrics(self.test_metrics, batch, anomaly_map, pred_score)
+        names = [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(batch.batch_size)]
+        images = _records(batch, pred_score, names)
         if anomaly_map is not None and batch.gt_mask is not None:
             masks = batch.gt_mask.bool().cpu().flatten(0, -3)
-            self.pixels.update(anomaly_map, masks, names=paths)
+            self.pixels.update(anomaly_map, masks, names=[image.path for image in images])
             images = [
                 image.with_mask(mask, self._mask_files.get(image.path), len(areas))
-                for image, mask, areas in zip(images, masks.numpy(), self.pixels.areas[-size:], strict=True)
+                for image, mask, areas in zip(images, masks.numpy(), self.pixels.areas[-len(images) :], strict=True)
             ]
         self.images += images
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log all figures, say what is odd about the ground truth, and write the instance report."""
-        images = self._gather_images(trainer)
+        images = _of_all_processes(trainer, self.images)
         self._log(trainer, {"image_AUROC": image_auroc(images)})
         if any(image.regions is not None for image in images):
             figures = self.pixels.compute()
@@ -151,7 +158,7 @@ class RawMapEvaluator(Evaluator):
         if trainer.is_global_zero:
             for note in ground_truth_notes(images, distributed=trainer.world_size > 1):
                 logger.warning(note)
-        self._reset()
+        self._forget()
 
     def _log(self, trainer: Trainer, figures: Mapping[str, float | Metric]) -> None:
         """Log figures that are the same in every process, and metrics that bring their processes together."""
@@ -162,19 +169,27 @@ class RawMapEvaluator(Evaluator):
             else:
                 self.log(name, value, sync_dist=True)
 
-    def _gather_images(self, trainer: Trainer) -> list[ImageRecord]:
-        """Records of all processes, in the order of their ranks."""
-        if trainer.world_size == 1:
-            return self.images
-        gathered: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(gathered, self.images)
-        return [image for images in gathered for image in images]
-
-    def _reset(self) -> None:
-        """Empty the store; Lightning resets the metrics that were logged."""
+    def _forget(self) -> None:
+        """Empty the store; metrics that were logged are read by Lightning after this."""
         self.pixels.reset()
-        self.images = []
+        self.images, self._mask_files = [], {}
         self._raw.take()
+
+
+def _records(batch: Batch, pred_score: torch.Tensor | None, names: Sequence[str]) -> list[ImageRecord]:
+    """Describe the images of a batch; names are for images without a path."""
+    labels = [None] * len(names) if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
+    scores = [math.nan] * len(names) if pred_score is None else pred_score.flatten().tolist()
+    return list(map(ImageRecord, batch.image_path or names, scores, labels))
+
+
+def _of_all_processes(trainer: Trainer, images: list[ImageRecord]) -> list[ImageRecord]:
+    """Bring the records of all processes together, in the order of their ranks."""
+    if trainer.world_size == 1:
+        return images
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, images)
+    return [image for part in gathered for image in part]
 
 
 def _folder_of_heat_maps(trainer: Trainer, pl_module: LightningModule) -> Path:

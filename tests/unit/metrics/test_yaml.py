@@ -87,3 +87,19 @@ def test_the_metrics_alone_can_be_named_in_yaml(part_folder, tmp_path) -> None:
         },
     }
     assert train(tmp_path, part_folder, "Padim", evaluator, n_features=20).keys() == {"IAP", "pixel_IAP@50"}
+
+
+def test_further_metrics_of_the_evaluator_can_be_named_in_yaml(part_folder, tmp_path) -> None:
+    wide = {"num_thresholds": 1000, "fpr_bounds": [0.001, 0.5], "force": True}
+    evaluator = {
+        "class_path": "destseg_anomalib.metrics.RawMapEvaluator",
+        "init_args": {
+            "val_metrics": [
+                {"class_path": "anomalib.metrics.AUROC", "init_args": {"fields": ["anomaly_map", "gt_mask"]}}
+            ],
+            "test_metrics": [{"class_path": "anomalib.metrics.AUPIMO", "init_args": wide}],
+        },
+    }
+    figures = train(tmp_path, part_folder, "Padim", evaluator, n_features=20)
+    assert figures.keys() == FIGURES | {"AUPIMO"}  # of the test alone, which comes after the validation
+    assert all(0 <= value <= 1 for value in figures.values()), json.dumps(figures)

@@ -1,0 +1,160 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a model returned for a batch, before anomalib's post-processor acts on it, and which metrics are to see that."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import PRO, AnomalibMetric
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torchmetrics import Metric
+from torchmetrics.classification import BinaryConfusionMatrix, BinaryStatScores
+
+
+class RawBatch(Callback):
+    """A guest of a trainer for one run: holds map and score of a batch before the post-processor clamps them.
+
+    What a run puts on trainer and visualizer is taken off when it ends, also by an exception or Ctrl-C, after which
+    Lightning calls no teardown.
+    """
+
+    def __init__(self) -> None:
+        self.anomaly_map: torch.Tensor | None = None
+        self.pred_score: torch.Tensor | None = None
+        self._evaluator: Any = None
+        self._visualizer: Any = None
+        self._folder: str | Path | None = None
+
+    def enter(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Come before all other callbacks, and note what the run will change.
+
+        Args:
+            trainer: The trainer that sets a run up.
+            pl_module: The model.
+        """
+        others = [callback for callback in trainer.callbacks if not isinstance(callback, RawBatch)]  # type: ignore[attr-defined]
+        trainer.callbacks = [self, *others]  # type: ignore[attr-defined]  # a new list: Lightning is iterating over the old one
+        self._evaluator = getattr(pl_module, "evaluator", None)
+        self._visualizer = getattr(pl_module, "visualizer", None)
+        self._folder = getattr(self._visualizer, "output_dir", None)
+
+    def leave(self, trainer: Trainer) -> None:
+        """Go, with the model's evaluator, and give the visualizer its folder back.
+
+        Lightning attaches the evaluator anew in each run of its model; in a run of another model it has no business.
+        anomalib's visualizer fills in the folder of its first run, and would write into that one for ever after.
+
+        Args:
+            trainer: The trainer whose run ends.
+        """
+        going = (self, self._evaluator)
+        trainer.callbacks = [c for c in trainer.callbacks if not any(c is one for one in going)]  # type: ignore[attr-defined]
+        if hasattr(self._visualizer, "output_dir"):
+            self._visualizer.output_dir = self._folder
+        self._evaluator = self._visualizer = self._folder = None
+        self.take()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave."""
+        del pl_module, stage
+        self.leave(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave."""
+        del pl_module, exception
+        self.leave(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
+        """Keep references; the post-processor replaces these tensors on the batch and does not write into them."""
+        del trainer, pl_module, args
+        self.anomaly_map, self.pred_score = outputs.anomaly_map, outputs.pred_score
+
+    def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Hand over map and score and forget them; a missing score is the highest value of the map, as in anomalib."""
+        anomaly_map, pred_score = self.anomaly_map, self.pred_score
+        self.anomaly_map = self.pred_score = None
+        if pred_score is None and anomaly_map is not None:
+            pred_score = anomaly_map.flatten(1).amax(1)
+        return anomaly_map, pred_score
+
+
+def update_metrics(
+    metrics: Iterable[AnomalibMetric], batch: Batch, anomaly_map: torch.Tensor | None, pred_score: torch.Tensor | None
+) -> None:
+    """Update test metrics with a batch: those that rank see the raw map and score, those at a threshold do not.
+
+    Args:
+        metrics: The metrics.
+        batch: The batch as the post-processor left it.
+        anomaly_map: Raw map.
+        pred_score: Raw score.
+    """
+    raw = copy(batch)
+    raw.anomaly_map, raw.pred_score = anomaly_map, pred_score
+    for metric in metrics:
+        metric.update(batch if has_threshold(metric) else raw)
+
+
+def has_threshold(metric: AnomalibMetric) -> bool:
+    """Tell whether a metric compares map or score with numbers in [0, 1] that were fixed beforehand.
+
+    Args:
+        metric: The metric.
+
+    Returns:
+        True for metrics at one threshold, such as `F1Score` and `PRO`, and for curves at given thresholds.
+    """
+    fixed = getattr(metric, "thresholds", None) is not None
+    return fixed or isinstance(metric, BinaryStatScores | BinaryConfusionMatrix | PRO)
+
+
+def rank_raw_values(metrics: Iterable[AnomalibMetric]) -> None:
+    """Keep curves of torchmetrics, such as `AUROC`, from taking raw values for logits.
+
+    A batch that holds a value outside [0, 1] would go through a sigmoid and another one would not: values of different
+    batches then cannot be compared, and high ones become equal to 1.
+
+    Args:
+        metrics: The metrics; changed in place.
+    """
+    for metric in metrics:
+        if getattr(metric, "normalization", None) == "sigmoid" and not has_threshold(metric):
+            metric.normalization = None
+
+
+def check_names(metrics: Sequence[AnomalibMetric], taken: Iterable[str]) -> None:
+    """Refuse two figures of one name.
+
+    Args:
+        metrics: The metrics.
+        taken: Other names that are logged.
+
+    Raises:
+        ValueError: If a name is there twice.
+    """
+    counts = Counter([*taken, *(metric.name for metric in metrics)])
+    for name, count in counts.items():
+        if count > 1:
+            msg = (
+                f"Two test metrics would be logged as {name}, and RawMapEvaluator logs {', '.join(sorted(taken))} "
+                "by itself: leave one out of test_metrics, or give it another prefix."
+            )
+            raise ValueError(msg)
+
+
+def empty(module: nn.Module | None) -> None:
+    """Reset all metrics in a module, such as those that an interrupted epoch has left half full.
+
+    Args:
+        module: Any module, or None.
+    """
+    for part in module.modules() if module is not None else ():
+        if isinstance(part, Metric):
+            part.reset()

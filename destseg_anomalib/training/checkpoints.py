@@ -264,7 +264,7 @@ def warn_of_changes(
         changed.append(images)
     if changed:
         logger.warning(
-            "The training goes on with other arguments or images than it began with, and will not end as it would "
-            "have: %s. Learning rates stay those of the checkpoint.",
+            "The training goes on with other arguments than it began with, and will not end as it would have: %s. "
+            "Learning rates stay those of the checkpoint.",
             ", ".join(changed),
         )

@@ -70,7 +70,7 @@ class ResumableTraining:
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add to the components a check of the data, a checkpoint to resume from, and order in what belongs to others."""
+        """Add a check of the data, a checkpoint to resume from, and order in what belongs to others."""
         self.loans = Loans()
         return [*super().configure_callbacks(), DataCheck(), LastCheckpoint(), self.loans]  # type: ignore[misc]
 

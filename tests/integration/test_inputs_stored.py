@@ -62,7 +62,7 @@ def of_a_newer_version(content: Content) -> Content:
     return content | {"state_dict": state, "training": content["training"] | {"version": "9.1.0"}}
 
 
-BACKBONE = r"holds another network than the DeSTSeg of .*: \d+ tensors differ \(first: model\.teacher\.backbone\."
+BACKBONE = r"holds another network than the DeSTSeg of .*: \d+ tensors differ \(first: model\.segmentation\."
 NOT_OURS = "^The checkpoint is not one of DeSTSeg, .*: choose its own model"
 NO_NUMBERS = rf"^The checkpoint holds NaN or infinite weights in 1 of \d+ tensors \(first: {WEIGHT}\).*use an earlier"
 NEWER = r"of destseg-anomalib 9\.1\.0 holds another network .* 1 tensors differ \(first: model\.segmentation\.gate"

@@ -97,7 +97,7 @@ def _blocks(regions: Regions, negatives: Negatives) -> Iterator[tuple[ThresholdC
     for first in range(0, keys.size, BLOCK):
         part = slice(first, first + BLOCK)
         keys[part] |= to_ordered(regions.positives[part]).astype(np.uint64) << np.uint64(32)
-    keys.sort(kind="stable")  # merges the regions, each of which is ascending, in less time than a sort from scratch
+    keys.sort()
     shares = 1 / (regions.areas * regions.areas.size)
     for start in range(0, keys.size, negatives.at_once):
         yield from _weighed(keys, slice(start, start + negatives.at_once), shares, negatives)
@@ -110,9 +110,18 @@ def _weighed(
     fp = negatives.count(_scores(keys[counted]))
     for first in range(0, fp.above.size, BLOCK):
         block = keys[counted][first : first + BLOCK]
-        tp = keys.size - keys.searchsorted(block & ~_REGION, "left").astype(np.int64)
+        tp = keys.size - _first_of_tie(keys, counted.start + first, block)
         counts = ThresholdCounts(_scores(block), tp, fp.take(slice(first, first + BLOCK)), keys.size, negatives.total)
         yield counts, shares[block & _REGION]
+
+
+def _first_of_tie(keys: NDArray[np.uint64], start: int, block: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Index of the first key (score, region) with the score of each key of a block, which begins at an index."""
+    first = np.arange(start, start + block.size)
+    scores = block >> np.uint64(32)
+    first[1:][scores[1:] == scores[:-1]] = 0
+    first[0] = keys.searchsorted(block[0] & ~_REGION)  # a tie may have begun before the block
+    return np.maximum.accumulate(first)
 
 
 def _scores(keys: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from destseg_anomalib.metrics.ordering import to_ordered
 
 PIECE = 1 << 17  # scores read at a time: few enough for the cache, many enough that threads seldom wait for the GIL
-SORTED = 1 << 18  # scores sorted at a time: many enough for few searches
-BIN_BITS = 19  # a table of as many bins fits the cache, and few bins hold several thresholds
-ROUNDS = 5  # thresholds of a bin that a score is compared with before it is sorted instead
-BLOCK = 1 << 15  # thresholds searched at a time: neighbours share a stretch of the sorted group that fits the cache
+BIN_BITS = 21  # of so many bins few hold several thresholds, and the table of them takes 8 MB
 
 
 class NegativeCounts(NamedTuple):
@@ -70,7 +67,7 @@ class ExactNegatives:
         ([4, 3, 0], [3, 1, 0])
     """
 
-    at_once = 1 << 17  # a call reads all scores that may reach its thresholds
+    at_once = 1 << 18  # a call reads all scores
 
     def __init__(
         self,
@@ -100,16 +97,21 @@ class ExactNegatives:
         """Count in this process. Rows are at least, above."""
         if not thresholds.size:
             return np.empty((2, 0), dtype=np.int64)
-        bins, threads = _Bins(thresholds), min(4, torch.get_num_threads())
+        table, threads = _RankTable(thresholds), min(4, torch.get_num_threads())
         dtype = np.int32 if self.total < 1 << 31 else np.int64
         pieces = [piece for piece, highest in zip(self.pieces, self.highest, strict=True) if highest >= thresholds[0]]
         with ThreadPoolExecutor(threads) as pool:
             shares = [pieces[first::threads] for first in range(threads)]
-            return np.sum(list(pool.map(lambda share: _Tally(bins, dtype).count(share), shares)), axis=0)
+            at_rank, tied = np.sum(list(pool.map(lambda share: table.count(share, dtype), shares)), axis=0)
+        above = np.cumsum(at_rank[:0:-1])[::-1]
+        return np.stack([above + tied[:-1], above])
 
 
-class _Bins:
-    """Bins so narrow that most hold no threshold and few hold several: one comparison places most scores.
+class _RankTable:
+    """Ranks scores among thresholds: the rank of a score is the number of thresholds below it.
+
+    A table of bins guesses the rank: as many thresholds as lie in lower bins. That is never too high, and for most
+    scores right or one too low, since few bins hold several thresholds. The others are searched for.
 
     Args:
         thresholds: Float32 ``(U,)``, ascending, each once.
@@ -117,100 +119,50 @@ class _Bins:
 
     def __init__(self, thresholds: NDArray[np.float32]) -> None:
         self.thresholds = thresholds
+        self.and_infinity = np.append(thresholds, np.float32(np.inf))
         keys = to_ordered(thresholds)
         # The lower bits of keys are dropped, so that the rest tells so many bins apart.
         bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
         self.dropped_bits = np.uint32(max(0, int(keys[-1] - keys[0]).bit_length() - bits))
         self.first = keys[0] >> self.dropped_bits
-        bins = self.of(thresholds)
-        held = np.bincount(bins)
-        self.in_lower = (np.cumsum(held) - held).astype(np.int32)  # thresholds in lower bins
-        self.joins = np.append(bins[1:] == bins[:-1], False)  # whether the next threshold is in the same bin
+        bins = self._bins(thresholds).astype(np.int64)
+        steps = bins - np.append(-1, bins[:-1])  # how many bins each threshold is above the one before
+        self.guesses = np.repeat(np.arange(thresholds.size, dtype=np.int32), steps)
 
-    def of(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    def _bins(self, scores: NDArray[np.float32]) -> NDArray[np.uint32]:
         """Bins of scores between the lowest and the highest threshold."""
-        return ((to_ordered(scores) >> self.dropped_bits) - self.first).astype(np.int64)
+        return (to_ordered(scores) >> self.dropped_bits) - self.first
 
+    def ranks(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Ranks of scores between the lowest and the highest threshold."""
+        # A `take` that checks bounds would keep the GIL.
+        guess = self.guesses.take(self._bins(scores), mode="clip").astype(np.int64)
+        ranks = guess + (self.and_infinity.take(guess, mode="clip") < scores)
+        higher = np.flatnonzero(self.and_infinity[1:].take(guess, mode="clip") < scores)
+        higher = higher.take(scores.take(higher).argsort())  # in order, searches of neighbours share the cache
+        ranks[higher] = self.thresholds.searchsorted(scores.take(higher))
+        return ranks
 
-class _Tally:
-    """What one thread counts.
-
-    Args:
-        bins: The thresholds and their bins; they are read, not changed.
-        dtype: An integer type that holds the number of scores.
-    """
-
-    def __init__(self, bins: _Bins, dtype: type[np.signedinteger[Any]]) -> None:
-        self.bins, thresholds = bins, bins.thresholds.size
-        self.below = np.zeros(thresholds + 1, dtype)  # scores by the number of thresholds below them
-        self.tied = np.zeros(thresholds, dtype)  # scores that equal a threshold
-        self.reaching = np.zeros((2, thresholds), dtype=np.int64)  # sorted scores at least, and above each threshold
-
-    def count(self, pieces: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:
-        """Count scores.
+    def count(self, pieces: Sequence[NDArray[np.float32]], dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
+        """Count scores by rank.
 
         Args:
-            pieces: Float32 arrays ``(n,)``, at most ``PIECE`` scores each.
+            pieces: Float32 arrays ``(n,)``.
+            dtype: An integer type that holds the number of scores.
 
         Returns:
-            Int64 ``(2, U)``, scores at least, and above each threshold.
+            Integers ``(2, U + 1)``: how many scores have each rank, and how many of those equal the threshold of that
+            rank. Scores below all thresholds are not counted.
         """
-        unplaced = map(self._by_bin, _grouped(map(self._between, pieces), PIECE // 2))
-        for _ in range(1, ROUNDS):
-            unplaced = map(self._compare, _grouped(unplaced, PIECE // 2))
-        for (scores,) in _grouped(((scores,) for scores, _ in unplaced), SORTED):
-            self._sort(scores)
-        highest = self.bins.thresholds[-1]
-        self.below[-1] += sum(int(np.count_nonzero(piece > highest)) for piece in pieces)
-        self.reaching += np.cumsum(self.below[:0:-1], dtype=np.int64)[::-1]
-        self.reaching[0] += self.tied
-        return self.reaching
-
-    def _between(self, scores: NDArray[np.float32]) -> "_Arrays":
-        """Pick the scores between the lowest and the highest threshold."""
-        thresholds = self.bins.thresholds
-        return (scores.compress((scores >= thresholds[0]) & (scores <= thresholds[-1])),)
-
-    def _by_bin(self, group: "_Arrays") -> "_Arrays":
-        """Compare each score with the lowest threshold of its bin, or of a higher one if its bin holds none."""
-        (scores,) = group
-        return self._compare((scores, self.bins.in_lower.take(self.bins.of(scores), mode="clip").astype(np.int64)))
-
-    def _compare(self, group: "_Arrays") -> "_Arrays":
-        """Compare each score with one threshold; return those that are higher and have another in their bin."""
-        scores, below = group
-        threshold = self.bins.thresholds.take(below, mode="clip")  # a `take` that checks bounds keeps the GIL
-        higher = threshold < scores
-        self._add(self.tied, below.compress(threshold == scores))
-        again = higher & self.bins.joins.take(below, mode="clip")
-        below = below + higher
-        self._add(self.below, below, ~again)
-        return scores.compress(again), below.compress(again)
-
-    @staticmethod
-    def _add(table: NDArray[Any], at: NDArray[np.int64], counted: NDArray[np.bool_] | bool = True) -> None:
-        """Add 1 to places of a table, or only to those counted. NumPy's `add.at` would keep the GIL meanwhile."""
-        counts = np.full(at.size, counted, table.dtype)
-        torch.from_numpy(table).scatter_add_(0, torch.from_numpy(at), torch.from_numpy(counts))
-
-    def _sort(self, scores: NDArray[np.float32]) -> None:
-        """Sort scores and count them. NumPy sorts and searches without the GIL."""
-        scores.sort()
-        for start in range(0, self.reaching.shape[1], BLOCK):
-            block = self.bins.thresholds[start : start + BLOCK]
-            first = int(scores.searchsorted(block[0], "left"))
-            stretch = scores[first : int(scores.searchsorted(block[-1], "right"))]
-            left = stretch.searchsorted(block, "left")
-            right = left.copy()
-            if stretch.size:
-                tied = np.flatnonzero(stretch.take(left, mode="clip") == block)
-                right[tied] = stretch.searchsorted(block[tied], "right")
-            reaching = scores.size - first
-            self.reaching[0, start : start + BLOCK] += reaching - left
-            self.reaching[1, start : start + BLOCK] += reaching - right
-
-
-_Arrays = tuple[NDArray[Any], ...]  # of equal length
+        lowest, highest = self.thresholds[0], self.thresholds[-1]
+        at_rank, tied = counts = np.zeros((2, self.thresholds.size + 1), dtype)
+        for piece in pieces:
+            scores = piece.compress((piece >= lowest) & (piece <= highest))
+            ranks = self.ranks(scores)
+            _add(at_rank, ranks)
+            _add(tied, ranks.compress(self.thresholds.take(ranks, mode="clip") == scores))
+            at_rank[-1] += np.count_nonzero(piece > highest)
+        return counts
 
 
 def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -220,35 +172,23 @@ def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float3
             yield chunk[start : start + PIECE]
 
 
-def _grouped(parts: Iterator[_Arrays], least: int) -> Iterator[_Arrays]:
-    """Join parts until they hold so many scores."""
-    group: list[_Arrays] = []
-    size = 0
-    for part in parts:
-        group.append(part)
-        size += part[0].size
-        if size >= least:
-            yield _joined(group)
-            group, size = [], 0
-    if size:
-        yield _joined(group)
-
-
-def _joined(group: list[_Arrays]) -> _Arrays:
-    """Concatenate parts; one alone needs no copy."""
-    return group[0] if len(group) == 1 else tuple(map(np.concatenate, zip(*group, strict=True)))
+def _add(table: NDArray[Any], at: NDArray[Any], number: int = 1) -> None:
+    """Add a number to each of some places of a table. NumPy's `add.at` would keep the GIL meanwhile."""
+    sums = torch.from_numpy(table)
+    sums.index_add_(0, torch.from_numpy(at), torch.tensor([number], dtype=sums.dtype).expand(at.size))
 
 
 class BinnedNegatives:
     """Background scores, counted in bins of the top bits of their ordered integers.
 
     Args:
-        histogram: Int64 ``(2 ** bits,)``, see :func:`bin_scores`.
+        histogram: Int64 ``(2 ** bits,)``, see :func:`add_to_bins`.
 
     Example:
         >>> import numpy as np
-        >>> scores = np.array([0.0, 0.5, 0.5, 2.0], dtype=np.float32)
-        >>> counts = BinnedNegatives(bin_scores(scores, bits=12)).count(np.array([0.5, 1.0], dtype=np.float32))
+        >>> histogram = np.zeros(2**12, dtype=np.int64)
+        >>> add_to_bins(histogram, np.array([0.0, 0.5, 0.5, 2.0], dtype=np.float32))
+        >>> counts = BinnedNegatives(histogram).count(np.array([0.5, 1.0], dtype=np.float32))
         >>> counts.lower.tolist(), counts.upper.tolist()
         ([1, 1], [3, 1])
     """
@@ -256,7 +196,8 @@ class BinnedNegatives:
     at_once = 1 << 15  # a call reads its own bins only
 
     def __init__(self, histogram: NDArray[np.int64]) -> None:
-        self.reaching = np.append(np.cumsum(histogram[::-1])[::-1], 0)
+        self.reaching = np.zeros(histogram.size + 1, dtype=np.int64)
+        np.cumsum(histogram[::-1], out=self.reaching[-2::-1])
         self.total = int(self.reaching[0])
         self.dropped_bits = 33 - histogram.size.bit_length()
 
@@ -276,22 +217,22 @@ class BinnedNegatives:
         return NegativeCounts(upper - (upper - lower) * part, lower, upper, lower)
 
 
-def bin_scores(scores: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
-    """Count scores in bins of the top ``bits`` bits of their ordered integers.
+def add_to_bins(histogram: NDArray[np.int64], scores: NDArray[np.float32], number: int = 1) -> None:
+    """Count scores in bins of the top bits of their ordered integers.
 
     Args:
+        histogram: Int64 ``(2 ** bits,)``, ascending in score; it is added to. Of 10 to 24 bits one is the sign, 8 the
+            exponent, the rest the mantissa.
         scores: Float32 ``(n,)``, without NaN.
-        bits: Number of bits, 10 to 24: one for the sign, 8 for the exponent, the rest for the mantissa.
-
-    Returns:
-        Int64 ``(2 ** bits,)``, ascending in score.
+        number: What to add for each score; -1 takes scores out again.
 
     Example:
         >>> import numpy as np
-        >>> bin_scores(np.array([0.1, 0.1, 7.0], dtype=np.float32), bits=18).max()
+        >>> histogram = np.zeros(2**18, dtype=np.int64)
+        >>> add_to_bins(histogram, np.array([0.1, 0.1, 7.0], dtype=np.float32))
+        >>> histogram.max()
         np.int64(2)
     """
-    counts = np.zeros(1 << bits, dtype=np.int64)
+    dropped_bits = np.uint32(33 - histogram.size.bit_length())
     for piece in _pieces([scores]):
-        np.add.at(counts, (to_ordered(piece) >> np.uint32(32 - bits)).astype(np.int64), 1)
-    return counts
+        _add(histogram, (to_ordered(piece) >> dropped_bits).view(np.int32), number)

@@ -26,7 +26,8 @@ def to_ordered(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
         [1082130431, 2147483648, 2147483648, 3212836864]
     """
     bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0 into +0
-    return (bits ^ ((bits >> 31) | np.int32(-(2**31)))).view(np.uint32)
+    bits ^= (bits >> 31) | np.int32(-(2**31))
+    return bits.view(np.uint32)
 
 
 def from_ordered(keys: NDArray[np.uint32]) -> NDArray[np.float32]:

@@ -4,8 +4,10 @@
 """The state that all pixel metrics share: every score once, in CPU memory."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from destseg_anomalib.metrics.instances import Regions, split_image, to_arrays
-from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, bin_scores
+from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, add_to_bins
 
 
 class PixelStore(Metric):
@@ -66,18 +68,32 @@ class PixelStore(Metric):
         Raises:
             ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
         """
-        backgrounds = []
-        for scores, mask in zip(*to_arrays(preds, target, names), strict=True):
-            background, regions = split_image(scores, mask)
-            backgrounds.append(background)
-            self.positives.append(torch.from_numpy(regions.positives))
-            self.areas.append(torch.from_numpy(regions.areas))
-            self.boxes.append(torch.from_numpy(regions.boxes))
+        maps, masks = to_arrays(preds, target, names)
         if self.bits is None:
-            self.negatives += map(torch.from_numpy, backgrounds)
-        elif backgrounds:
-            counts = torch.from_numpy(bin_scores(np.concatenate(backgrounds), self.bits))
-            self.histogram += counts.to(self.histogram.device)
+            for background, regions in map(split_image, maps, masks):
+                self.negatives.append(torch.from_numpy(background))
+                self._append(regions)
+        else:
+            self._update_histogram(maps, masks)
+
+    def _update_histogram(self, maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> None:
+        """Count the background of a batch: all pixels, in a thread while regions are looked for, less the positives."""
+        histogram = self.histogram.cpu().numpy()
+        first = len(self.positives)
+        with ThreadPoolExecutor(1) as pool:
+            counted = pool.submit(add_to_bins, histogram, maps.reshape(-1))
+            for scores, mask in zip(maps, masks, strict=True):
+                self._append(_regions_of(scores, mask))
+            counted.result()
+        for positives in self.positives[first:]:
+            add_to_bins(histogram, positives.numpy(), number=-1)
+        self.histogram = torch.from_numpy(histogram).to(self.histogram.device)
+
+    def _append(self, regions: Regions) -> None:
+        """Keep the regions of an image."""
+        self.positives.append(torch.from_numpy(regions.positives))
+        self.areas.append(torch.from_numpy(regions.areas))
+        self.boxes.append(torch.from_numpy(regions.boxes))
 
     def collect(self) -> tuple[Regions, Negatives]:
         """Bring together what a figure needs, over all processes while synchronised.
@@ -125,6 +141,7 @@ class PixelStore(Metric):
         """Concatenate chunks over images and, while synchronised, over processes in the order of their ranks."""
         # Not torch.cat, whose threads wait for each other where a core is busy.
         joined = np.concatenate([empty, *(chunk.cpu().numpy() for chunk in chunks)])
+        chunks[:] = [torch.from_numpy(joined)]  # so that they are not held twice
         if not self._is_synced:
             return joined
         parts = gather_all_tensors(torch.from_numpy(joined).to(self.device), self.process_group)
@@ -137,3 +154,12 @@ class PixelStore(Metric):
         total = torch.from_numpy(counts).to(self.device, copy=True)
         torch.distributed.all_reduce(total, group=self.process_group)
         return total.cpu().numpy()
+
+
+def _regions_of(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> Regions:
+    """Regions of an image, from the part of it that holds them, since most masks are mostly empty."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    part = slice(top, top + height), slice(left, left + width)
+    _, regions = split_image(scores[part], mask[part])
+    regions.boxes[:, :2] += left, top
+    return regions

@@ -58,6 +58,14 @@ def iap_at(preds: np.ndarray, target: np.ndarray, recall: Fraction, overlap: Fra
     return float(found[min(math.floor(len(found) * (1 - recall)), len(found) - 1)])
 
 
+def negatives_reaching(negatives: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many negatives are at least, and how many are greater than each threshold: all in one sorted row."""
+    ascending = np.sort(negatives)
+    at_least = len(ascending) - ascending.searchsorted(thresholds, "left")
+    above = len(ascending) - ascending.searchsorted(thresholds, "right")
+    return at_least, above
+
+
 def pro(preds: np.ndarray, target: np.ndarray, limit: float = 0.3) -> float:
     """Area under the per-region overlap by trapezoids over all thresholds, cut at the limit."""
     regions = [

@@ -1,25 +1,85 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
+from unittest import mock
+
+import brute_force
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from destseg_anomalib.metrics import negatives as module
-from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, bin_scores
+from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, NegativeCounts, add_to_bins
+
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
+SCORES = st.one_of(
+    st.sampled_from([0.0, -0.0, np.inf, -np.inf, SMALLEST, -SMALLEST, 1.0, 2.0]),  # ties, and the ends of the range
+    st.integers(0, 30).map(lambda ulps: 1 + ulps * 2.0**-23),  # neighbours, many of them in one bin
+    st.floats(width=32, allow_nan=False),
+)
+CONSTANT = [0.5] * 40
+
+
+def float32(values: list[float]) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+def histogram_of(scores: np.ndarray, bits: int) -> np.ndarray:
+    histogram = np.zeros(1 << bits, dtype=np.int64)
+    add_to_bins(histogram, scores)
+    return histogram
+
+
+def assert_exact(counts: NegativeCounts, scores: np.ndarray, thresholds: np.ndarray) -> None:
+    at_least, above = brute_force.negatives_reaching(scores, thresholds)
+    assert np.array_equal(counts.at_least, at_least)
+    assert np.array_equal(counts.above, above)
+    assert counts.at_least.dtype == counts.above.dtype == np.int64
+    assert counts.lower is counts.upper is counts.at_least
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    chunks=st.lists(st.lists(SCORES, max_size=40), max_size=6),
+    thresholds=st.lists(SCORES, max_size=40),
+    bits=st.sampled_from([0, 2, 19]),
+)
+@example(chunks=[CONSTANT, CONSTANT], thresholds=CONSTANT, bits=19)
+@example(chunks=[CONSTANT], thresholds=[0.25, 0.75], bits=2)
+@example(chunks=[], thresholds=[1.0], bits=19)
+@example(chunks=[[], [1.0]], thresholds=[], bits=19)
+@example(chunks=[[1.0] * 20], thresholds=[-np.inf, np.inf], bits=19)
+@example(chunks=[[-0.0, 0.0, SMALLEST, -SMALLEST]], thresholds=[-SMALLEST, -0.0, 0.0, SMALLEST], bits=19)
+def test_exact_counts_are_those_of_one_sorted_row(
+    chunks: list[list[float]], thresholds: list[float], bits: int
+) -> None:
+    ascending = np.sort(float32(thresholds))
+    scores = [float32(chunk) for chunk in chunks]
+    with mock.patch.object(module, "PIECE", 7), mock.patch.object(module, "BIN_BITS", bits):
+        counts = ExactNegatives(scores).count(ascending)
+    assert_exact(counts, np.concatenate([float32([]), *scores]), ascending)
+
+
+@pytest.mark.parametrize("bits", [2, 21], ids=["coarse", "fine"])  # most ranks searched, most guessed
+def test_exact_counts_of_many_chunks_and_thresholds(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BIN_BITS", bits)
+    rng = np.random.default_rng(0)
+    chunks = list(rng.standard_normal((50, 3000)).astype(np.float32).round(3))
+    thresholds = np.sort(rng.standard_normal(5000).astype(np.float32).round(4))
+    assert_exact(ExactNegatives(chunks).count(thresholds), np.concatenate(chunks), thresholds)
 
 
 def ties(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.sort(rng.integers(-20, 20, size).astype(np.float32) / 4)
 
 
-@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
+@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])
 @pytest.mark.parametrize("seed", range(5))
 def test_exact_counts_are_those_of_a_comparison_with_every_score(
     seed: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 50)  # several pieces and blocks in a small set
-    monkeypatch.setattr(module, "SORTED", 60)
-    monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(module, "PIECE", 50)  # several pieces in a small set
     monkeypatch.setattr(module, "BIN_BITS", bits)
     rng = np.random.default_rng(seed)
     chunks = [rng.permutation(ties(rng, size)) for size in (0, 3, 130, 40, 1)]
@@ -41,19 +101,6 @@ def test_counts_beyond_32_bits_are_exact() -> None:
     assert (counts.above - elsewhere).tolist() == [3, 2, 2]
 
 
-def test_groups_may_grow_from_round_to_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 50)
-    monkeypatch.setattr(module.torch, "get_num_threads", lambda: 1)
-    thresholds = np.array([1, 1.01, 1.02, 1000], dtype=np.float32)  # three of them in one bin
-    close = np.full(50, 1.005, dtype=np.float32)
-    waiting = [np.append(close[:24], [1.0] * 6), np.append(close[:24], [500.0] * 6)]  # a few short of a group
-    chunks = [*(chunk.astype(np.float32) for chunk in waiting), close[:24], close]  # they meet in later rounds
-    counts = ExactNegatives(chunks).count(thresholds)
-    scores = np.concatenate(chunks)
-    assert np.array_equal(counts.at_least, (scores >= thresholds[:, None]).sum(1))
-    assert np.array_equal(counts.above, (scores > thresholds[:, None]).sum(1))
-
-
 def test_counting_leaves_the_stored_scores_as_they_are() -> None:
     chunk = np.array([3, 1, 2], dtype=np.float32)
     ExactNegatives([chunk]).count(np.array([0, 5], dtype=np.float32))
@@ -65,7 +112,7 @@ def test_no_scores_and_no_thresholds_count_nothing() -> None:
     assert ExactNegatives([np.ones(3, np.float32)]).count(np.empty(0, np.float32)).at_least.tolist() == []
 
 
-@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])  # most scores sorted, most scores binned
+@pytest.mark.parametrize("bits", [2, 19], ids=["coarse", "fine"])
 def test_infinite_scores_are_ranked(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BIN_BITS", bits)
     chunk = np.array([np.inf, -np.inf, 0], dtype=np.float32)
@@ -74,13 +121,29 @@ def test_infinite_scores_are_ranked(bits: int, monkeypatch: pytest.MonkeyPatch) 
     assert counts.above.tolist() == [2, 1, 0]
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    scores=st.lists(SCORES, max_size=60), thresholds=st.lists(SCORES, max_size=40), bits=st.sampled_from([10, 18, 24])
+)
+@example(scores=CONSTANT, thresholds=CONSTANT, bits=10)
+def test_binned_counts_hold_the_exact_ones_between_bounds(
+    scores: list[float], thresholds: list[float], bits: int
+) -> None:
+    ascending = np.sort(float32(thresholds))
+    at_least, above = brute_force.negatives_reaching(float32(scores), ascending)
+    counts = BinnedNegatives(histogram_of(float32(scores), bits)).count(ascending)
+    assert np.all((counts.lower <= at_least) & (at_least <= counts.upper))
+    assert np.all(counts.above <= above)
+    assert np.all((counts.lower <= counts.at_least) & (counts.at_least <= counts.upper))
+
+
 @pytest.mark.parametrize("bits", [10, 14, 18, 24])
 def test_bounds_of_binned_counts_hold_the_exact_count(bits: int) -> None:
     rng = np.random.default_rng(bits)
     scores = rng.standard_normal(5000).astype(np.float32)
     thresholds = np.sort(np.append(scores[:200], rng.standard_normal(200).astype(np.float32)))
     exact = ExactNegatives([scores]).count(thresholds).at_least
-    counts = BinnedNegatives(bin_scores(scores, bits)).count(thresholds)
+    counts = BinnedNegatives(histogram_of(scores, bits)).count(thresholds)
     assert np.all(counts.lower <= exact)
     assert np.all(exact <= counts.upper)
     assert np.all((counts.lower <= counts.at_least) & (counts.at_least <= counts.upper))
@@ -88,5 +151,12 @@ def test_bounds_of_binned_counts_hold_the_exact_count(bits: int) -> None:
 
 def test_scores_clamped_to_zero_and_one_are_binned_exactly() -> None:
     scores = np.array([0, 0, -0.0, 1, 1], dtype=np.float32)
-    counts = BinnedNegatives(bin_scores(scores, 18)).count(np.array([0, 1], dtype=np.float32))
+    counts = BinnedNegatives(histogram_of(scores, 18)).count(np.array([0, 1], dtype=np.float32))
     assert counts.at_least.tolist() == [5, 2]
+
+
+def test_scores_are_taken_out_of_a_histogram_again() -> None:
+    scores = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    histogram = histogram_of(scores, 14)
+    add_to_bins(histogram, scores[:300], number=-1)
+    assert np.array_equal(histogram, histogram_of(scores[300:], 14))

@@ -3,11 +3,13 @@
 
 import gc
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
+from destseg_anomalib.metrics.negatives import add_to_bins
 
 
 @pytest.mark.parametrize("bits", [None, 18])
@@ -36,6 +38,43 @@ def test_exact_scores_take_four_bytes_a_pixel() -> None:
     stored = sum(chunk.numel() * chunk.element_size() for chunk in (*metric.negatives, *metric.positives))
     assert stored == 4 * target.numel()
     assert sum(chunk.numel() * chunk.element_size() for chunk in (*metric.areas, *metric.boxes)) == 8 + 16
+
+
+@pytest.mark.parametrize("grad_mode", [torch.enable_grad, torch.inference_mode])
+def test_a_histogram_holds_the_background_alone(grad_mode: type) -> None:
+    generator = torch.Generator().manual_seed(0)
+    preds, target = torch.randn(5, 1, 40, 30, generator=generator), torch.zeros(5, 40, 30)
+    target[1, 3:9, 4:20] = target[1, 30:, 28:] = target[3] = target[4, 0, 0] = 1
+    with grad_mode():
+        metric = PixelFiguresMetric(bits=18)
+        metric.update(preds[:2], target[:2])
+        metric.update(preds[2:], target[2:])
+    expected = np.zeros(1 << 18, dtype=np.int64)
+    add_to_bins(expected, preds.squeeze(1)[target == 0].numpy())
+    assert np.array_equal(metric.histogram.numpy(), expected)
+
+
+def test_regions_are_the_same_whether_the_background_is_kept_or_counted() -> None:
+    preds, target = torch.rand(3, 20, 20), torch.zeros(3, 20, 20)
+    target[0, 5:8, 6:15] = target[0, 18:, 18:] = target[2, :, 3] = 1
+    kept, counted = PixelFiguresMetric(), PixelFiguresMetric(bits=18)
+    kept.update(preds, target)
+    counted.update(preds, target)
+    for ours, expected in zip(counted.collect()[0], kept.collect()[0], strict=True):
+        assert np.array_equal(ours, expected)
+
+
+def test_computing_between_updates_changes_nothing() -> None:
+    preds, target = torch.rand(4, 16, 16), torch.zeros(4, 16, 16)
+    target[:, 2:5, 2:9] = 1
+    once, twice = PixelFiguresMetric(), PixelFiguresMetric()
+    once.update(preds, target)
+    twice.update(preds[:1], target[:1])
+    twice.compute()
+    twice.update(preds[1:], target[1:])
+    for ours, expected in zip(twice.collect()[0], once.collect()[0], strict=True):
+        assert np.array_equal(ours, expected)
+    assert twice.compute()[:4] == once.compute()[:4]
 
 
 def test_moving_or_casting_a_metric_keeps_its_figures() -> None:

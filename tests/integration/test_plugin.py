@@ -56,6 +56,11 @@ WITH_HOOK = {
     "our metrics first": "import destseg_anomalib.metrics" + REGISTERED,
     "our synthesis first": "import destseg_anomalib.synthesis" + REGISTERED,
     "our transforms first": "import destseg_anomalib.transforms" + REGISTERED,
+    "our training first": "import destseg_anomalib.training.checkpoints" + REGISTERED,
+    "our reading first": "import destseg_anomalib.data.reading" + REGISTERED,
+    "our deployment first": "import destseg_anomalib.deployment.quantization" + REGISTERED,
+    "our report first": "import destseg_anomalib.report.report" + REGISTERED,
+    "our benchmark first": "import destseg_anomalib.benchmark.job" + REGISTERED,
     "a broken model": "sys.modules['destseg_anomalib.models.student'] = None" + BROKEN,
     "all of ours broken": (
         "sys.modules['destseg_anomalib.models.student'] = sys.modules['destseg_anomalib.data.demo'] = None" + BROKEN

@@ -3,7 +3,7 @@
 
 """What is changed on objects of others for the time of a stage, and put back when it ends, however it ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,12 +13,16 @@ class Loans(Callback):
     """Takes back whatever a model has put on a trainer, a strategy or a data set, which are not its own.
 
     Lightning tears nothing down after an exception or Ctrl-C, but it tells callbacks of it: what is lent here is taken
-    back in both cases, and before anything new is lent, so that the next model finds these objects as they were.
-    It knows nothing of what it lends.
+    back in both cases, so that the next model finds these objects as they were. Callbacks of ours are lent as well:
+    Lightning would leave them on the trainer, to act on the next model. It knows nothing of what it lends.
+
+    Args:
+        guests: Callbacks that leave the trainer when a stage ends; this one does so too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, guests: Sequence[Callback] = ()) -> None:
         self._returns: list[Callable[[], None]] = []
+        self._guests = [self, *guests]
 
     def lend(self, owner: Any, name: str, value: Any) -> None:  # noqa: ANN401
         """Set an attribute until the stage ends.
@@ -47,10 +51,16 @@ class Loans(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take back what the stage was lent."""
-        del trainer, pl_module, stage
-        self.take_back()
+        del pl_module, stage
+        self._end(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take back what the stage was lent: nothing else will end it."""
-        del trainer, pl_module, exception
+        del pl_module, exception
+        self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
         self.take_back()
+        # A new list: Lightning is iterating over the old one.
+        stay = [callback for callback in trainer.callbacks if not any(callback is guest for guest in self._guests)]  # type: ignore[attr-defined]
+        trainer.callbacks = stay  # type: ignore[attr-defined]

@@ -71,8 +71,9 @@ class ResumableTraining:
 
     def configure_callbacks(self) -> list[Callback]:
         """Add a check of the data, a checkpoint to resume from, and order in what belongs to others."""
-        self.loans = Loans()
-        return [*super().configure_callbacks(), DataCheck(), LastCheckpoint(), self.loans]  # type: ignore[misc]
+        guests = [DataCheck(), LastCheckpoint()]
+        self.loans = Loans(guests)
+        return [*super().configure_callbacks(), *guests, self.loans]  # type: ignore[misc]
 
     def prepare_data(self) -> None:
         """Look at the names of images and masks before the data module joins them."""

@@ -97,7 +97,21 @@ class StudentTeacherModel(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Bring images (N, 3, H, W) in [0, 1] to the statistics the teacher was trained with."""
+        """Bring images to the statistics the teacher was trained with.
+
+        Args:
+            images: Images (N, 3, H, W) in [0, 1], of any floating type.
+
+        Returns:
+            Images of the type of the weights, so that a copy in half precision takes float32 images, too.
+
+        Raises:
+            ValueError: If the images hold integers, which would be read as if 255 were 255 times as bright as white.
+        """
+        if not images.is_floating_point():
+            msg = f"The model was given images of {images.dtype}: pass floating point between 0 and 1, as images / 255."
+            raise ValueError(msg)
+        images = images.to(self.mean.dtype)
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def features(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -136,7 +150,8 @@ class StudentTeacherModel(nn.Module):
             else:
                 maps.append(cosine_distance(t, s))
         size = maps[0].shape[-2:]
-        return self.segmentation(torch.cat([_upsample(m, size) for m in maps], dim=1))
+        similarity = torch.cat([_upsample(m, size) for m in maps], dim=1)
+        return self.segmentation(similarity.to(self.mean.dtype))  # maps are float32, weights may be of half precision
 
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
         """Phase 1: how far the student's view of corrupted images is from the teacher's of the clean ones (Eq. 4).

@@ -1,0 +1,86 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Copies in half precision, compiled networks and gradients: the map is the float32 one's."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from destseg_anomalib.models.destseg import DeSTSegModel
+from destseg_anomalib.models.pfadseg import PFADSegModel
+from destseg_anomalib.models.student_teacher import StudentTeacherModel
+
+VARIANTS = {
+    "DeSTSeg": lambda: DeSTSegModel("test_resnet", pre_trained=False),
+    "DeSTSeg, concat": lambda: DeSTSegModel("test_resnet", pre_trained=False, segmentation_input="concat"),
+    "DeSTSeg, cosine": lambda: DeSTSegModel("test_resnet", pre_trained=False, segmentation_input="cosine"),
+    "DeSTSeg, distances": lambda: DeSTSegModel("test_resnet", pre_trained=False, segmentation=False),
+    "PFADSeg": lambda: PFADSegModel("test_resnet", pre_trained=False),
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def model(request) -> StudentTeacherModel:
+    model = request.param().eval()
+    if model.segmentation is not None:
+        model.segmentation.head[-1].weight.data *= 100  # an untrained map is nearly constant
+    return model
+
+
+def assert_near(actual, expected, limit: float) -> None:
+    """Compare with what the map varies by, which rounding in a network must not reach."""
+    assert actual.anomaly_map.dtype == actual.pred_score.dtype == torch.float32
+    assert (actual.anomaly_map - expected.anomaly_map).abs().max() < limit * expected.anomaly_map.std() > 0
+    assert torch.allclose(actual.pred_score, expected.pred_score, atol=limit)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 0.2), (torch.bfloat16, 1.0), (torch.float64, 0.01)])
+def test_a_copy_of_another_precision_maps_images_of_any_precision_alike(model, dtype, limit) -> None:
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        copy = deepcopy(model).to(dtype)
+        assert_near(copy(images), expected, limit)
+        assert_near(copy(images.to(dtype)), expected, limit)
+
+
+def test_a_copy_in_half_precision_trains_in_both_phases(model) -> None:
+    images, mask = torch.rand(2, 3, 64, 64), torch.zeros(2, 1, 64, 64)
+    copy = deepcopy(model).to(torch.bfloat16).train()
+    losses = [copy.student_loss(images, images.flip(-1))]
+    if copy.segmentation is not None:
+        losses += copy.segmentation_losses(images, mask, gamma=4).values()
+    assert all(loss.dtype == torch.float32 for loss in losses)
+    sum(losses).backward()
+    assert torch.isfinite(copy.student.encoder.conv1.weight.grad).all()
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "as a new module"])
+@pytest.mark.parametrize("model", [VARIANTS["DeSTSeg"], VARIANTS["PFADSeg"]], ids=["DeSTSeg", "PFADSeg"], indirect=True)
+def test_a_compiled_network_gives_the_same_map_at_every_size_and_batch(model, in_place) -> None:
+    torch._dynamo.reset()  # it compiles the code of a class a few times at most, and other tests compile it, too
+    names, compiled = list(model.state_dict()), deepcopy(model)
+    if in_place:
+        compiled.compile(backend="eager", fullgraph=True)
+        assert list(compiled.state_dict()) == names  # so a checkpoint of it is one of the network
+    else:
+        compiled = torch.compile(compiled, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for shape in ((2, 3, 64, 64), (1, 3, 64, 96)):
+            images = torch.rand(shape)
+            assert_near(compiled(images), model(images), 1e-3)
+
+
+def test_gradients_are_there_for_whoever_asks(model) -> None:
+    images = torch.rand(1, 3, 64, 64, requires_grad=True)
+    model(images).anomaly_map.sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert model.student.encoder.conv1.weight.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in model.teacher.parameters())
+
+
+def test_images_of_integers_are_refused_in_a_sentence(model) -> None:
+    with pytest.raises(ValueError, match=r"images of torch\.uint8: pass floating point between 0 and 1, as images"):
+        model(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))

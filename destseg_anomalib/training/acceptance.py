@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 
-from destseg_anomalib.training.contents import PLAIN_TYPES, image_digests
+from destseg_anomalib.training.contents import PLAIN_TYPES, image_digests, same
 from destseg_anomalib.training.divergence import diverged
 
 VERSION = version("destseg-anomalib")
@@ -79,7 +79,7 @@ def check_architecture(checkpoint: Mapping[str, Any], model: Any) -> None:  # no
     """
     stored, name_of_model = checkpoint["hyper_parameters"], type(model).__name__
     for name in model.architecture:
-        if stored[name] != model.hparams[name]:
+        if not same(stored[name], model.hparams[name]):
             msg = (
                 f"The training that is to go on began with {name}={stored[name]!r}, but {name_of_model} was built with "
                 f"{name}={model.hparams[name]!r}: pass --model.{name} {stored[name]}."
@@ -191,10 +191,10 @@ def check_images(before: torch.Tensor, datamodule: AnomalibDataModule) -> str | 
     Raises:
         ValueError: If images that the training has seen are now there to validate or test it.
     """
-    now = image_digests(datamodule.train_data.samples.image_path)
+    now = image_digests(datamodule, "train")
     if not len(before) or torch.equal(now, before):
         return None
-    held_out = held_out_images(datamodule)
+    held_out = image_digests(datamodule, "val", "test")
     leaked = torch.isin(before, held_out[~torch.isin(held_out, now)]).sum()
     if leaked:
         msg = (
@@ -204,12 +204,6 @@ def check_images(before: torch.Tensor, datamodule: AnomalibDataModule) -> str | 
         )
         raise ValueError(msg)
     return f"{(~torch.isin(now, before)).sum()} new and {(~torch.isin(before, now)).sum()} missing training images"
-
-
-def held_out_images(datamodule: AnomalibDataModule) -> torch.Tensor:
-    """Digests of the images that validate and test."""
-    sets = [getattr(datamodule, name, None) for name in ("val_data", "test_data")]
-    return image_digests(path for images in sets if images is not None for path in images.samples.image_path)
 
 
 def tested_on_training_images(before: torch.Tensor, trainer: Trainer) -> str | None:
@@ -225,11 +219,11 @@ def tested_on_training_images(before: torch.Tensor, trainer: Trainer) -> str | N
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(datamodule, AnomalibDataModule) or not hasattr(datamodule, "test_data"):
         return None
-    paths = datamodule.test_data.samples.image_path
-    seen = int(torch.isin(image_digests(paths), before).sum())
+    tested = image_digests(datamodule, "test")
+    seen = int(torch.isin(tested, before).sum())
     if not seen:
         return None
     return (
-        f"{seen} of the {len(paths)} test images were trained on, which makes the figures too good: give "
+        f"{seen} of the {len(tested)} test images were trained on, which makes the figures too good: give "
         f"{datamodule.name} folders of their own for training and test, or set data.seed if it is split at random."
     )

@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from destseg_anomalib.training.acceptance import check_file
-from destseg_anomalib.training.contents import plain
+from destseg_anomalib.training.contents import same
 from destseg_anomalib.training.loans import Loans
 
 logger = logging.getLogger(__name__)
@@ -258,8 +258,10 @@ def warn_of_changes(
         images: What has changed about its images.
     """
     before = checkpoint["hyper_parameters"] | checkpoint.get("training", {}).get("batches", {})
-    now = plain(arguments) | batches
-    changed = [f"{name}={now[name]!r} (was {before.get(name)!r})" for name in now if before.get(name) != now[name]]
+    now = arguments | batches
+    changed = [
+        f"{name}={now[name]!r} (was {before.get(name)!r})" for name in now if not same(before.get(name), now[name])
+    ]
     if images is not None:
         changed.append(images)
     if changed:

@@ -10,13 +10,17 @@ the file would be refused ever after.
 import datetime as dt
 import hashlib
 import logging
+import operator
+import os
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import torch
+from anomalib.data import AnomalibDataModule
 
 logger = logging.getLogger(__name__)
 
@@ -97,22 +101,36 @@ def plain(value: Any) -> Any:  # noqa: ANN401
     raise TypeError(type(value).__qualname__)
 
 
-def image_digests(paths: Iterable[str | Path]) -> torch.Tensor:
-    """Make a number of the name of each image.
+def same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    """Compare values as a checkpoint keeps them, where tuples, lists and arrays of equal numbers are equal.
 
-    A name is the last three parts of a path, such as `train/good/000.png`: a data set may be moved as a whole.
+    Example:
+        >>> same((np.int64(3), 4), [3, 4]), same("a", Path("a")), same(3, None)
+        (True, True, False)
+    """
+    values = [plain(value) for value in (one, other)]
+    values = [value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else value for value in values]
+    return bool(operator.eq(*(list(value) if isinstance(value, list | tuple) else value for value in values)))
+
+
+def image_digests(datamodule: AnomalibDataModule, *sets: str) -> torch.Tensor:
+    """Make a number of the name of each image of some sets.
+
+    A name is the path below the root of the data module, with the module's own name: a data set may be moved as a
+    whole, and images of equal names in two of its folders are two images.
 
     Args:
-        paths: Paths of images.
+        datamodule: Data that has been set up.
+        *sets: Which of `train`, `val` and `test`; one that it does not have has no image.
 
     Returns:
         Sorted int64 numbers, one for each different name.
-
-    Example:
-        >>> a, b = image_digests(["/x/bottle/good/0.png"]), image_digests([Path("/y/bottle/good/0.png")])
-        >>> torch.equal(a, b), torch.equal(a, image_digests(["/x/bottle/good/1.png"]))
-        (True, False)
     """
-    names = {"/".join(Path(path).parts[-3:]) for path in paths}
-    numbers = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True) for name in names]
-    return torch.tensor(sorted(numbers), dtype=torch.int64)
+    tables = {name: getattr(datamodule, f"{name}_data", None) for name in ("train", "val", "test")}
+    paths = {
+        name: [Path(path).absolute() for path in table.samples.image_path] for name, table in tables.items() if table
+    }
+    root = getattr(datamodule, "root", None) or os.path.commonpath([*chain(*paths.values())])
+    names = {os.path.relpath(path, Path(root).absolute()) for name in sets for path in paths.get(name, ())}
+    hashes = [hashlib.sha256(f"{datamodule.name}/{name}".encode()).digest()[:8] for name in names]
+    return torch.tensor(sorted(int.from_bytes(digest, "big", signed=True) for digest in hashes), dtype=torch.int64)

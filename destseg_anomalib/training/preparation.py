@@ -49,12 +49,12 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
         trainer: Its trainer.
 
     Raises:
-        ValueError: If the trainer has steps of another training behind it.
+        ValueError: If the trainer has steps of an earlier training behind it.
     """
-    if trainer.global_step and trainer.ckpt_path is None and not model.teacher_ready:
+    if trainer.global_step and trainer.ckpt_path is None:
         msg = (
-            f"This trainer has taken {trainer.global_step} steps with another model and would go on from there: make a "
-            "new Engine for each training."
+            f"This trainer has taken {trainer.global_step} steps before and would go on from there, with a model that "
+            "has not: make a new Engine for each training, and go on with one by ckpt_path=."
         )
         raise ValueError(msg)
     if model.hparams.pre_trained and not model.teacher_ready:
@@ -63,7 +63,7 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     datamodule, size = trainer.datamodule, model.input_size  # type: ignore[attr-defined]
     if isinstance(datamodule, AnomalibDataModule):
         images = training_images(datamodule, devices=trainer.world_size, cache=model.hparams.cache_images)
-        model.image_digests = image_digests(datamodule.train_data.samples.image_path)
+        model.image_digests = image_digests(datamodule, "train")
         model.loans.lend(model, "images", images)
         # The model serves its images itself; the data module, which is the user's, stays as it is.
         model.loans.lend(trainer.fit_loop._data_source, "instance", model)

@@ -25,7 +25,8 @@ from destseg_anomalib.training.acceptance import (
     check_weights,
 )
 from destseg_anomalib.training.checkpoints import batch_layout, forget_time, rest_between_steps, warn_of_changes
-from destseg_anomalib.training.contents import make_plain, plain
+from destseg_anomalib.training.contents import make_plain, same
+from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def store(checkpoint: dict[str, Any], model: Any) -> None:  # noqa: ANN401  both
         "batches": batch_layout(model.trainer),
         "version": VERSION,
         "images": model.image_digests,
+        "progress": _progress(model) if model.trainer.state.fn is TrainerFn.FITTING else model.progress,
+        "post_processor": type(model.post_processor).__name__,
     }
     make_plain(checkpoint)
 
@@ -72,8 +75,10 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
     check_model(checkpoint, model)
     (check_architecture if fitting else follow)(checkpoint, model)
     check_weights(checkpoint, model)
-    load_components(checkpoint)
+    _load_components(checkpoint, model, load_components)
     training = checkpoint.get("training", {})
+    of_older_versions = checkpoint.get("global_step", 0), checkpoint["hyper_parameters"]["student_steps"]
+    model.progress = tuple(training.get("progress", of_older_versions))
     model.teacher_ready = True
     model.seed = training.get("seed", model.seed)
     model.image_digests = training.get("images", torch.empty(0, dtype=torch.int64))
@@ -84,7 +89,7 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
     if trainer is not None and fitting:
         _go_on(checkpoint, model, trainer)
         return
-    for note in notes(checkpoint["hyper_parameters"], checkpoint.get("global_step", 0), checkpoint["state_dict"]):
+    for note in notes(model, checkpoint["state_dict"]):
         logger.warning(note)
 
 
@@ -95,6 +100,50 @@ def _ends_a_training(model: Any, trainer: Trainer) -> bool:  # noqa: ANN401
     another one.
     """
     return model.resumed_from is not None and trainer.ckpt_path is model.resumed_from
+
+
+def _load_components(checkpoint: dict[str, Any], model: Any, load: Callable[[dict[str, Any]], None]) -> None:  # noqa: ANN401
+    """Let anomalib restore pre- and post-processor, and see to what it leaves half done.
+
+    Raises:
+        ValueError: If the checkpoint has a post-processor, with thresholds, and the model none.
+    """
+    names, trainer = ("pre_processor", "post_processor", "evaluator", "visualizer"), model._trainer
+    if model.post_processor is None and any(name.startswith("post_processor.") for name in checkpoint["state_dict"]):
+        msg = (
+            f"The checkpoint has thresholds, for which {type(model).__name__} was given no place: leave out "
+            "post_processor=False, or give a post-processor."
+        )
+        raise ValueError(msg)
+    before = {name: getattr(model, name) for name in names}
+    load(checkpoint)
+    # What the checkpoint's model did without is gone from this one, but still a callback of the trainer.
+    dropped = [
+        component for name, component in before.items() if component is not None and getattr(model, name) is None
+    ]
+    if trainer is not None:
+        trainer.callbacks = [c for c in trainer.callbacks if not any(c is component for component in dropped)]
+    kind, other = (type(model.post_processor).__name__, checkpoint.get("training", {}).get("post_processor"))
+    if model.post_processor is not None and other not in {None, kind}:
+        logger.warning(
+            "The checkpoint was made with %s, but %s has %s, which judges otherwise: pass post_processor=%s.",
+            other,
+            type(model).__name__,
+            kind,
+            other,
+        )
+    _align_size(model)
+
+
+def _align_size(model: Any) -> None:  # noqa: ANN401
+    """Let `image_size` say what the checkpoint's resize does."""
+    resize, wished = getattr(model.pre_processor, "transform", None), model.hparams.image_size
+    if isinstance(resize, RoundedBilinearResize) and not same(resize.size, wished):
+        model.hparams.image_size = tuple(resize.size)
+        if not same(wished, inspect.signature(type(model)).parameters["image_size"].default):
+            logger.warning(
+                "Images are brought to the size of the checkpoint, %s, and not to %s.", tuple(resize.size), wished
+            )
 
 
 def _go_on(checkpoint: dict[str, Any], model: Any, trainer: Trainer) -> None:  # noqa: ANN401
@@ -117,7 +166,7 @@ def follow(checkpoint: Mapping[str, Any], model: Any) -> None:  # noqa: ANN401
     contradictions = [*_contradicting_arguments(checkpoint, model), *_contradicting_components(checkpoint, model)]
     stored = checkpoint["hyper_parameters"]
     names = [name for name in (*model.architecture, *DECISIVE) if name in stored]
-    if any(not _same(model.hparams[name], stored[name]) for name in names):
+    if any(not same(model.hparams[name], stored[name]) for name in names):
         model.hparams.update({name: stored[name] for name in names})
         model.model = model.configure_network().to(model.device)
     if contradictions:
@@ -133,7 +182,7 @@ def _contradicting_arguments(checkpoint: Mapping[str, Any], model: Any) -> Itera
     stored, parameters = checkpoint["hyper_parameters"], inspect.signature(type(model)).parameters
     for name in (*model.architecture, *DECISIVE):
         given = model.hparams[name]
-        if name in stored and not _same(given, stored[name]) and not _same(given, parameters[name].default):
+        if name in stored and not same(given, stored[name]) and not same(given, parameters[name].default):
             yield f"{name}={given!r} (the checkpoint has {stored[name]!r})"
 
 
@@ -149,32 +198,26 @@ def _contradicting_components(checkpoint: Mapping[str, Any], model: Any) -> Iter
             continue
         given, default = component.checkpoint_config(), defaults[key]().checkpoint_config()
         for name in given.keys() & stored.keys():
-            if not _same(given[name], stored[name]) and not _same(given[name], default.get(name)):
+            if not same(given[name], stored[name]) and not same(given[name], default.get(name)):
                 part = key.removeprefix("anomalib_").removesuffix("_config")
                 yield f"{part}.{name}={given[name]!r} (the checkpoint has {stored[name]!r})"
 
 
-def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
-    """Compare values as a file keeps them, where a tuple is a list."""
-    one, other = (list(value) if isinstance(value, list | tuple) else value for value in (plain(one), plain(other)))
-    return bool(one == other)
-
-
-def notes(arguments: Mapping[str, Any], step: int, state: Mapping[str, torch.Tensor]) -> Iterator[str]:
+def notes(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[str]:  # noqa: ANN401
     """Say what a model lacks for its predictions to mean something.
 
     Args:
-        arguments: Its hyper-parameters.
-        step: Steps that its training has taken.
-        state: Its state dict.
+        model: The Lightning model.
+        state: Its state dict, or the one that it is about to read.
 
     Yields:
         A sentence, if its segmentation network was never trained, or else if its thresholds are not set.
     """
-    if arguments.get("segmentation", True) and step <= arguments["student_steps"]:
+    steps, student_steps = model.progress
+    if model.model.segmentation is not None and steps <= student_steps:
         yield (
-            f"The training ended in phase 1, after {step} of {arguments['student_steps']} steps: the segmentation "
-            "network is untrained and its maps mean nothing, so go on with the same command and --ckpt_path last."
+            f"The training ended in phase 1, after {steps} of {student_steps} steps: the segmentation network is "
+            "untrained and its maps mean nothing, so go on with the same command and --ckpt_path last."
         )
         return
     thresholds = [value for name, value in state.items() if name.endswith(("_image_threshold", "_pixel_threshold"))]
@@ -186,11 +229,16 @@ def notes(arguments: Mapping[str, Any], step: int, state: Mapping[str, torch.Ten
 
 
 def say_what_is_missing(model: Any) -> None:  # noqa: ANN401
-    """Warn of what a training that ends now has left undone, unless it was a trial run.
+    """Note the end of a training, and warn of what it has left undone, unless it was a trial run.
 
     Args:
         model: The Lightning model.
     """
+    model.progress = _progress(model)
     if not model.trainer.fast_dev_run:
-        for note in notes(model.hparams, model.trainer.global_step, model.state_dict()):
+        for note in notes(model, model.state_dict()):
             logger.warning(note)
+
+
+def _progress(model: Any) -> tuple[int, int]:  # noqa: ANN401
+    return model.trainer.global_step, model.hparams.student_steps

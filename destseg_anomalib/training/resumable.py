@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import DataCheck, check_folder
+from destseg_anomalib.metrics.raw_batch import empty
 from destseg_anomalib.synthesis import AnomalyGenerator
 from destseg_anomalib.training.acceptance import check_file, check_finite, tested_on_training_images
 from destseg_anomalib.training.batches import TrainingImages
@@ -40,12 +41,17 @@ class ResumableTraining:
 
     trainer: Trainer
     position: Any
+    post_processor: Any
+    evaluator: Any
 
     seed: int = 0
     """Everything random in a training follows from it."""
 
     image_digests: torch.Tensor = torch.empty(0, dtype=torch.int64)
     """What the model was trained on, as `contents.image_digests`; empty if that is not known."""
+
+    progress: tuple[int, int] = (0, 0)
+    """Steps that it was trained for, and how many of them the student was to have."""
 
     teacher_ready: bool = False
     """Whether the teacher has its weights, from a file or a checkpoint."""
@@ -106,13 +112,15 @@ class ResumableTraining:
         self.losses.watch(loss, step, self.position(step)[0], self.trainer.strategy)
 
     def on_validation_start(self) -> None:
-        """End a training that has diverged in its last step, before thresholds are learned from it."""
+        """End a training that diverged in its last step, and learn thresholds from this validation alone."""
         super().on_validation_start()  # type: ignore[misc]
         check_finite(self)
+        empty(self.post_processor)  # an interrupted validation left it half full
 
     def on_test_start(self) -> None:
-        """Say it if the test can only flatter."""
+        """Say it if the test can only flatter, and measure nothing of an interrupted one."""
         super().on_test_start()  # type: ignore[misc]
+        empty(self.evaluator)
         if (note := tested_on_training_images(self.image_digests, self.trainer)) is not None:
             logger.warning(note)
 

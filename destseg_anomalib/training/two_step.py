@@ -67,7 +67,7 @@ class TwoStepTraining:
         Returns:
             Pre-processor whose transform anomalib also applies in its datasets, to masks at their original size.
         """
-        return PreProcessor(transform=RoundedBilinearResize(image_size or (256, 256)))
+        return PreProcessor(transform=RoundedBilinearResize((256, 256) if image_size is None else image_size))
 
     @staticmethod
     def configure_evaluator() -> Evaluator:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from anomalib.engine import Engine
-from anomalib.post_processing import PostProcessor
+from anomalib.post_processing import MEBinPostProcessor, PostProcessor
 from lightning.pytorch import Callback, seed_everything
 
 from destseg_anomalib import DeSTSeg, PFADSeg
-from tests.integration.conftest import STEPS, TINY, Bench
+from tests.integration.conftest import STEPS, TINY, Bench, expect
 
 OTHER = {"top_t": 5, "image_size": (40, 32)}
 OF_MODEL = {
@@ -69,6 +69,37 @@ def test_an_argument_that_contradicts_the_checkpoint_is_named_in_one_warning(ben
     ):
         assert name in warning
     assert "student_steps" not in warning
+
+
+def test_a_size_that_contradicts_the_stored_transform_is_named_and_not_believed(bench: Bench, caplog) -> None:
+    model = DeSTSeg.load_from_checkpoint(bench.checkpoint, image_size=(48, 48), top_t=3)
+    assert model.hparams.image_size == tuple(model.input_size) == (32, 32)
+    assert model.model.top_t == 3, "in Python an argument is given to be followed where it can be"
+    assert caplog.text.count("Images are brought to the size of the checkpoint, (32, 32), and not to (48, 48).") == 1
+
+
+def test_thresholds_find_their_place_or_one_sentence_says_why_not(bench: Bench, caplog) -> None:
+    without = DeSTSeg(**TINY, post_processor=False)
+    sentence = "^The checkpoint has thresholds, for which .*: leave out post_processor=False"
+    expect(sentence, lambda: scores(bench, without, ckpt_path=bench.checkpoint))
+    scores(bench, DeSTSeg(post_processor=MEBinPostProcessor()), ckpt_path=bench.checkpoint)
+    assert "made with PostProcessor, but DeSTSeg has MEBinPostProcessor, which judges otherwise" in caplog.text
+
+
+def test_a_model_without_post_processor_is_asked_as_it_was_trained(bench: Bench) -> None:
+    path = trained(bench, model := DeSTSeg(**TINY, **STEPS, post_processor=False)).best_model_path
+    batches = bench.engine().predict(model, data_path=bench.parts / "test/hole")
+    again = bench.engine().predict(DeSTSeg(), data_path=bench.parts / "test/hole", ckpt_path=path)
+    assert [batch.pred_label for batch in again] == [batch.pred_label for batch in batches] == [None] * 3
+    assert torch.equal(torch.cat([b.pred_score for b in again]), torch.cat([b.pred_score for b in batches]))
+
+
+def test_a_checkpoint_that_is_stored_after_a_test_knows_its_training(bench: Bench, caplog) -> None:
+    engine = bench.engine()
+    engine.test(DeSTSeg(), datamodule=bench.data(), ckpt_path=bench.checkpoint, verbose=False)
+    engine.trainer.save_checkpoint(bench.folder / "again.ckpt")
+    assert scores(bench, DeSTSeg(), ckpt_path=bench.folder / "again.ckpt") == scores(bench, bench.model)
+    assert "phase 1" not in caplog.text
 
 
 class Save(Callback):

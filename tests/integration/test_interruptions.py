@@ -9,6 +9,8 @@ import pytest
 import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
+from anomalib.metrics import AUROC
+from anomalib.metrics import Evaluator as AnomalibEvaluator
 from anomalib.models import Padim
 from lightning.pytorch import Callback
 
@@ -126,13 +128,34 @@ def test_anomalies_are_the_same_after_another_default_dtype() -> None:
     assert torch.equal(kept, perlin_masks(2, (23, 23), torch.Generator().manual_seed(0)))
 
 
-def test_an_engine_that_has_trained_another_model_says_so_instead_of_training_nothing(bench: Bench) -> None:
-    used = bench.engine()
-    used.fit(DeSTSeg(**TINY, **STEPS), datamodule=bench.data())
-    with pytest.raises(
-        ValueError, match=r"has taken 2 steps with another model .*: make a new Engine for each training"
-    ):
-        used.fit(DeSTSeg(**TINY, **STEPS), datamodule=bench.data())
+@pytest.mark.parametrize("second", ["new", "loaded", "same"])
+def test_an_engine_that_has_trained_says_so_instead_of_training_nothing(bench: Bench, second: str) -> None:
+    used, model = bench.engine(), DeSTSeg(**TINY, **STEPS)
+    used.fit(model, datamodule=bench.data())
+    again = {"new": lambda: DeSTSeg(**TINY, **STEPS), "same": lambda: model}.get(
+        second, lambda: DeSTSeg.load_from_checkpoint(bench.checkpoint)
+    )()
+    with pytest.raises(ValueError, match=r"has taken 2 steps before .*: make a new Engine for each training"):
+        used.fit(again, datamodule=bench.data())
+
+
+@pytest.mark.parametrize(
+    "evaluator", [True, False, AnomalibEvaluator(test_metrics=[AUROC(["pred_score", "gt_label"])])]
+)
+def test_a_validation_and_a_test_measure_nothing_of_one_that_was_interrupted(bench: Bench, evaluator: Any) -> None:
+    def thresholds(model: DeSTSeg, *interrupted: str) -> tuple[list[float], Any]:
+        for stage in interrupted:
+            with pytest.raises(RuntimeError):
+                getattr(engine(bench, Interrupt(RuntimeError)), stage)(
+                    model, datamodule=bench.data(normal_test_dir=None)
+                )
+        bench.engine().validate(model, datamodule=bench.data())
+        post = model.post_processor
+        return [post.pixel_min.item(), post.pixel_max.item()], bench.engine().test(model, datamodule=bench.data())
+
+    alone = thresholds(DeSTSeg.load_from_checkpoint(bench.checkpoint, evaluator=evaluator))
+    after = thresholds(DeSTSeg.load_from_checkpoint(bench.checkpoint, evaluator=evaluator), "validate", "test")
+    assert after == alone
 
 
 @pytest.mark.parametrize("how", [None, RuntimeError])

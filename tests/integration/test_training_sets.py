@@ -87,6 +87,23 @@ def test_a_training_goes_on_with_the_same_split_wherever_the_set_lies_now(bench:
     assert "training images" not in caplog.text
 
 
+def test_numbers_in_another_collection_are_no_other_arguments(bench: Bench, begun: Path, caplog) -> None:
+    model = DeSTSeg(**(TINY | {"image_size": [32, 32]}), **STEPS)
+    bench.engine().fit(model, datamodule=random_split(bench, 1), ckpt_path=begun)
+    assert "other arguments" not in caplog.text
+
+
+def test_images_of_equal_names_in_the_folders_of_training_and_test_are_two_images(bench: Bench, caplog) -> None:
+    for name in ("train/good", "test/good"):
+        (bench.parts / name).rename(bench.parts / f"{name}_")
+        (bench.parts / name / "line").parent.mkdir()
+        (bench.parts / f"{name}_").rename(bench.parts / name / "line")
+    data = {"normal_dir": "train/good/line", "normal_test_dir": "test/good/line"}
+    model = DeSTSeg(**TINY, **STEPS)
+    bench.engine().train(model, datamodule=bench.data(**data))
+    assert "trained on" not in caplog.text
+
+
 def test_a_training_that_goes_on_with_more_images_says_so(bench: Bench, caplog) -> None:
     engine = bench.engine()
     engine._cache.args["callbacks"].append(Save(bench.folder / "begun.ckpt", 1))

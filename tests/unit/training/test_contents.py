@@ -8,14 +8,16 @@ import io
 from collections import OrderedDict, namedtuple
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 from torchvision.tv_tensors import Mask
 
-from destseg_anomalib.training.contents import PLAIN_TYPES, image_digests, make_plain, plain
+from destseg_anomalib.training.contents import PLAIN_TYPES, image_digests, make_plain, plain, same
 
 
 class Colour(str, Enum):
@@ -89,8 +91,33 @@ def test_an_entry_that_cannot_be_read_is_left_out_alone_and_named(caplog) -> Non
     assert written_and_read(checkpoint).keys() == checkpoint.keys()
 
 
-def test_images_are_told_apart_by_name_and_folder_and_not_by_where_the_set_lies() -> None:
-    here = image_digests(["/a/x/train/good/0.png", "/a/x/train/good/1.png"])
-    assert torch.equal(here, image_digests(["/b/y/train/good/1.png", "/b/y/train/good/0.png"]))
-    for other in ("/a/x/test/good/0.png", "/a/x/train/good/2.png"):
-        assert not torch.isin(image_digests([other]), here).any()
+def digests(root: Path | None, train: list[str], test: list[str], name: str = "parts") -> list[torch.Tensor]:
+    def table(paths: list[str]) -> SimpleNamespace:
+        return SimpleNamespace(samples=pd.DataFrame({"image_path": paths}))
+
+    module = SimpleNamespace(name=name, root=root, train_data=table(train), test_data=table(test))
+    return [image_digests(module, which) for which in ("train", "test")]
+
+
+@pytest.mark.parametrize("root", [Path("/a/x"), None])
+def test_images_are_told_apart_by_their_place_in_the_set_and_not_by_where_the_set_lies(root) -> None:
+    train, test = digests(root, ["/a/x/train/b/good/0.png", "/a/x/train/b/good/1.png"], ["/a/x/test/b/good/0.png"])
+    assert len(train) == 2
+    assert not torch.isin(train, test).any()
+    moved = root and Path("/c/d/y")
+    again, _ = digests(moved, ["/c/d/y/train/b/good/1.png", "/c/d/y/train/b/good/0.png"], ["/c/d/y/test/b/good/0.png"])
+    assert torch.equal(train, again)
+    other, _ = digests(root, ["/a/x/train/b/good/0.png"], ["/a/x/test/b/good/0.png"], name="others")
+    assert not torch.isin(other, train).any()
+
+
+def test_a_set_that_is_not_there_has_no_image() -> None:
+    train = SimpleNamespace(samples=pd.DataFrame({"image_path": ["/a/0.png", "/a/1.png"]}))
+    assert len(image_digests(SimpleNamespace(name="parts", train_data=train), "val", "test")) == 0
+
+
+@pytest.mark.parametrize("other", [[64, 32], np.array([64, 32]), torch.tensor([64, 32]), (np.int64(64), 32)])
+def test_equal_numbers_are_the_same_in_any_collection(other) -> None:
+    assert same((64, 32), other)
+    assert not same((64, 33), other)
+    assert not same(None, other)

@@ -56,15 +56,16 @@ class AnomalyGenerator:
         """Rotate and corrupt a batch.
 
         Args:
-            images: Clean images (N, 3, H, W), float32, in [0, 1].
+            images: Clean images (N, 3, H, W), float, in [0, 1].
             generator: CPU generator that all draws come from.
 
         Returns:
-            Clean and corrupted images and the mask, on the device of `images`.
+            Clean and corrupted images in the dtype of `images`, and the mask in float32, on the device of `images`.
         """
-        # Autocast would round coordinates and noise to eight bits.
+        # Autocast would round coordinates and noise to eight bits, and so would images of half precision.
         with torch.autocast(images.device.type, enabled=False):
-            return self._corrupt(images, generator)
+            clean, corrupted, mask = self._corrupt(images.float(), generator)
+        return SyntheticBatch(clean.to(images.dtype), corrupted.to(images.dtype), mask)
 
     def _corrupt(self, images: torch.Tensor, generator: torch.Generator) -> SyntheticBatch:
         count, device = len(images), images.device
@@ -73,5 +74,6 @@ class AnomalyGenerator:
         mask = perlin_masks(count, (images.shape[-2], images.shape[-1]), generator, device)
         source = self.bank.sample(count, generator, device)
         low, high = self.opacity
-        opacity = (high - (high - low) * torch.rand(count, 1, 1, 1, generator=generator)).to(device, non_blocking=True)
+        drawn = torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float32)
+        opacity = (high - (high - low) * drawn).to(device, non_blocking=True)
         return SyntheticBatch(images, torch.lerp(images, source, mask * opacity), mask)

@@ -49,8 +49,8 @@ def draw_noise(count: int, generator: torch.Generator) -> tuple[torch.Tensor, to
         [-90, 90); all on the CPU, so that a seed gives the same masks on every device.
     """
     scales = torch.randint(SCALES, (count, 2), generator=generator)
-    angles = 2 * math.pi * torch.rand(count, LATTICE, LATTICE, generator=generator)
-    degrees = 180 * torch.rand(count, generator=generator) - 90
+    angles = 2 * math.pi * torch.rand(count, LATTICE, LATTICE, generator=generator, dtype=torch.float32)
+    degrees = 180 * torch.rand(count, generator=generator, dtype=torch.float32) - 90
     return scales, angles, degrees
 
 

@@ -43,8 +43,8 @@ def draw_angles(rotation: Rotation, count: int, generator: torch.Generator) -> t
         Float32 tensor (count,), degrees, on the CPU.
     """
     if rotation == "none":
-        return torch.zeros(count)
-    angles = SLIGHT_DEGREES * (2 * torch.rand(count, generator=generator) - 1)
+        return torch.zeros(count, dtype=torch.float32)
+    angles = SLIGHT_DEGREES * (2 * torch.rand(count, generator=generator, dtype=torch.float32) - 1)
     if rotation == "full":
         angles += 90 * torch.randint(4, (count,), generator=generator)
     return angles
@@ -77,8 +77,8 @@ def _sampling_grid(degrees: torch.Tensor, height: int, width: int) -> torch.Tens
     """
     radians = (degrees * (math.pi / 180)).view(-1, 1, 1)
     cos, sin = radians.cos(), radians.sin()
-    x = (2 * torch.arange(width, device=degrees.device) + 1) / width - 1
-    y = (2 * torch.arange(height, device=degrees.device)[:, None] + 1) / height - 1
+    x = (2 * torch.arange(width, device=degrees.device, dtype=torch.float32) + 1) / width - 1
+    y = (2 * torch.arange(height, device=degrees.device, dtype=torch.float32)[:, None] + 1) / height - 1
     # Both axes reach from -1 to 1: the ratio keeps angles right where height and width differ.
     from_x = cos * x - sin * (height / width) * y
     from_y = sin * (width / height) * x + cos * y

@@ -18,6 +18,7 @@ import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from destseg_anomalib.training.acceptance import check_file
 from destseg_anomalib.training.contents import same
@@ -162,6 +163,16 @@ class LastCheckpoint(Checkpoint):
             engine.best_model_path = str(final)
         if trainer.is_global_zero:
             _name_twice(Path(engine.best_model_path), last)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what a scheduler stops by SIGTERM, which Lightning heeds between two batches."""
+        del pl_module
+        engine = _engine_checkpoint(trainer)
+        mid_step = (
+            trainer.fit_loop.total_batch_idx % trainer.accumulate_grad_batches != trainer.accumulate_grad_batches - 1
+        )
+        if isinstance(exception, SIGTERMException) and trainer.training and engine is not None and not mid_step:
+            trainer.save_checkpoint(Path(engine.dirpath) / f"{LAST}.ckpt")
 
 
 def _name_twice(file: Path, name: Path) -> None:

@@ -217,7 +217,7 @@ def notes(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[str]:  # no
     if model.model.segmentation is not None and steps <= student_steps:
         yield (
             f"The training ended in phase 1, after {steps} of {student_steps} steps: the segmentation network is "
-            "untrained and its maps mean nothing, so go on with the same command and --ckpt_path last."
+            "untrained and its maps mean nothing, so go on from its last checkpoint (--ckpt_path last), or train anew."
         )
         return
     thresholds = [value for name, value in state.items() if name.endswith(("_image_threshold", "_pixel_threshold"))]

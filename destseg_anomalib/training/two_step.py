@@ -21,6 +21,7 @@ from torch.optim import SGD
 
 from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.training.batches import mixed_seed
+from destseg_anomalib.training.divergence import diverged
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
@@ -144,9 +145,17 @@ class TwoStepTraining:
         return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
-        """Predict maps and scores for anomalib's post-processor, which learns thresholds and ranges from them."""
+        """Predict maps and scores for anomalib's post-processor, which learns thresholds and ranges from them.
+
+        Raises:
+            FloatingPointError: If a score is NaN or infinite, as of weights that are finite and far too large.
+        """
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        prediction = self.model(batch.image)
+        if not prediction.pred_score.isfinite().all():
+            step = max(self.trainer.global_step - 1, 0)
+            raise FloatingPointError(diverged(step, self.position(step)[0], "Scores of the validation became"))
+        return batch.update(**prediction._asdict())
 
     def _enter_phase(self) -> bool:
         """Put the network that learns into training mode and the other one into evaluation; True in the first phase."""

@@ -14,6 +14,7 @@ import torch
 from anomalib.engine import Engine
 from anomalib.post_processing import MEBinPostProcessor, PostProcessor
 from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from destseg_anomalib import DeSTSeg, PFADSeg
 from tests.integration.conftest import STEPS, TINY, Bench, expect
@@ -271,6 +272,24 @@ def test_a_training_that_diverges_ends_there_and_leaves_a_sound_checkpoint(
     content = torch.load(last, weights_only=True)
     assert content["global_step"] == sickness.step
     assert all(value.isfinite().all() for name, value in content["state_dict"].items() if name.startswith("model."))
+
+
+def test_weights_that_are_finite_and_far_too_large_are_noticed_by_what_they_predict(bench: Bench) -> None:
+    with pytest.raises(FloatingPointError, match="became NaN or infinite in phase 2 at step 2,"):
+        trained(bench, DeSTSeg(**TINY, **STEPS, segmentation_lr=1e25, head_lr=1e25))
+
+
+def test_what_a_scheduler_stops_by_sigterm_goes_on(bench: Bench) -> None:
+    class Scheduler(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 1:
+                trainer._signal_connector.received_sigterm = True
+
+    with pytest.raises(SIGTERMException):
+        trained(bench, DeSTSeg(**TINY, **STEPS), callbacks=[Scheduler()])
+    [last] = bench.folder.rglob("last.ckpt")
+    assert stored_step(last) == 1
+    bench.engine().fit(DeSTSeg(**TINY, **STEPS), datamodule=bench.data(), ckpt_path="last")
 
 
 def test_a_learning_rate_that_is_far_too_high_is_noticed_while_it_trains(bench: Bench) -> None:

@@ -21,6 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from destseg_anomalib import DeSTSeg, PFADSeg, RoundedBilinearResize
+from destseg_anomalib.synthesis import AnomalyGenerator, texture_bank
 from tests.integration.conftest import STEPS, TINY, Bench, expect
 from tests.integration.test_checkpoints_decide import Save
 
@@ -159,6 +160,21 @@ def test_values_that_an_interpolation_adds_beyond_black_and_white_do_not_wrap_ar
     assert item.min() < 0
     assert item.max() > 1
     assert all((image - item).abs().max() < 0.05 for batch in images for image in batch)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_other_precisions_train_on_the_same_anomalies(bench: Bench, precision: str) -> None:
+    images = torch.rand(2, 3, 32, 48)
+    expected = AnomalyGenerator(texture_bank(None, (32, 48)))(images, torch.Generator().manual_seed(1))
+    dtype = torch.float64 if precision == "64-true" else torch.bfloat16
+    torch.set_default_dtype(dtype)
+    try:
+        corrupted = AnomalyGenerator(texture_bank(None, (32, 48)))(images.to(dtype), torch.Generator().manual_seed(1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(expected.mask, corrupted.mask)
+    assert corrupted.corrupted.dtype == dtype
+    assert len(fit(bench, engine={"precision": precision})) == 2
 
 
 SPOILED = [

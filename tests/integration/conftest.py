@@ -84,7 +84,6 @@ def all_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bench(tiny_trained: tuple[DeSTSeg, Path], all_parts: Path, tmp_path: Path) -> Bench:
-    tiny_trained[0].visualizer.output_dir = None  # where the first test wrote
     return Bench(tmp_path, Path(shutil.copytree(all_parts, tmp_path / "parts")), *tiny_trained)
 
 

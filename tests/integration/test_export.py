@@ -100,11 +100,15 @@ def test_openvino_agrees_with_the_model_at_any_size_and_batch(trained) -> None:
     assert_agreement(lambda x: {output.get_any_name(): value for output, value in compiled(x).items()}, trained.model)
 
 
-def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the_maps_alike(trained) -> None:
+@pytest.mark.parametrize("compression", [CompressionType.INT8_PTQ, CompressionType.INT8_ACQ])
+def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the_maps_alike(
+    trained, compression
+) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
+    # A few hundred steps would be needed for labels that eight bits can hold, so ACQ may lose the whole metric.
     path = trained.model.to_openvino(
-        trained.root / "int8", compression_type=CompressionType.INT8_PTQ, datamodule=trained.data
+        trained.root / compression, compression_type=compression, datamodule=trained.data, max_drop=1.0
     )
     network = openvino.Core().read_model(path)
     quantised = [
@@ -120,10 +124,24 @@ def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the
     assert np.abs(answer["anomaly_map"] - predict(trained.model, images)["anomaly_map"]).max() < 0.1
 
 
+def test_eight_bit_weights_are_loaded_and_leave_the_maps_alike(trained) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    path = trained.model.to_openvino(trained.root / "weights", compression_type=CompressionType.INT8)
+    compiled = openvino.Core().compile_model(path, "CPU")  # at the precision that OpenVINO chooses
+    images = native_images((1, 3, 225, 225))
+    answer = {output.get_any_name(): value for output, value in compiled(images).items()}
+    assert np.abs(answer["anomaly_map"] - predict(trained.model, images)["anomaly_map"]).max() < 0.1
+
+
 def test_eight_bits_without_images_to_calibrate_on_are_refused(trained) -> None:
     pytest.importorskip("nncf")
     with pytest.raises(ValueError, match="int8_ptq' needs images to calibrate on"):
         trained.model.to_openvino(trained.root / "int8", compression_type=CompressionType.INT8_PTQ)
+    with pytest.raises(ValueError, match="int8_acq' needs images to calibrate on"):
+        trained.model._compress_ov_model(None, CompressionType.INT8_ACQ)  # without a minute of conversion before it
+    with pytest.raises(ValueError, match="max_drop=2 is not a loss"):
+        trained.model._compress_ov_model(None, CompressionType.INT8_ACQ, trained.data, max_drop=2)
 
 
 def test_the_stock_transform_would_not_agree(trained) -> None:

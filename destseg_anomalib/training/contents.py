@@ -114,23 +114,24 @@ def same(one: Any, other: Any) -> bool:  # noqa: ANN401
 
 
 def image_digests(datamodule: AnomalibDataModule, *sets: str) -> torch.Tensor:
-    """Make a number of the name of each image of some sets.
+    """Make a number of each image of some sets, of its name and the size of its file.
 
-    A name is the path below the root of the data module, with the module's own name: a data set may be moved as a
-    whole, and images of equal names in two of its folders are two images.
+    A name is the path below the root of the data module: a data set may be moved as a whole, and images of equal names
+    in two of its folders are two images. The size tells sets apart that number their images alike.
 
     Args:
         datamodule: Data that has been set up.
         *sets: Which of `train`, `val` and `test`; one that it does not have has no image.
 
     Returns:
-        Sorted int64 numbers, one for each different name.
+        Sorted int64 numbers, one for each different image.
     """
     tables = {name: getattr(datamodule, f"{name}_data", None) for name in ("train", "val", "test")}
     paths = {
         name: [Path(path).absolute() for path in table.samples.image_path] for name, table in tables.items() if table
     }
-    root = getattr(datamodule, "root", None) or os.path.commonpath([*chain(*paths.values())])
-    names = {os.path.relpath(path, Path(root).absolute()) for name in sets for path in paths.get(name, ())}
-    hashes = [hashlib.sha256(f"{datamodule.name}/{name}".encode()).digest()[:8] for name in names]
-    return torch.tensor(sorted(int.from_bytes(digest, "big", signed=True) for digest in hashes), dtype=torch.int64)
+    root = Path(getattr(datamodule, "root", None) or os.path.commonpath([*chain(*paths.values())])).absolute()
+    images = {path for name in sets for path in paths.get(name, ())}
+    names = {f"{os.path.relpath(path, root)} {path.stat().st_size if path.is_file() else 0}" for path in images}
+    digests = (hashlib.sha256(name.encode()).digest()[:8] for name in names)
+    return torch.tensor(sorted(int.from_bytes(digest, "big", signed=True) for digest in digests), dtype=torch.int64)

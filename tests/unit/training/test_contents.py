@@ -91,23 +91,28 @@ def test_an_entry_that_cannot_be_read_is_left_out_alone_and_named(caplog) -> Non
     assert written_and_read(checkpoint).keys() == checkpoint.keys()
 
 
-def digests(root: Path | None, train: list[str], test: list[str], name: str = "parts") -> list[torch.Tensor]:
-    def table(paths: list[str]) -> SimpleNamespace:
-        return SimpleNamespace(samples=pd.DataFrame({"image_path": paths}))
+def digests(folder: Path, *, rooted: bool, size: int = 1) -> list[torch.Tensor]:
+    """Digests of two training images and a test image of the same name as one of them."""
+    names = {"train": ["train/line/good/0.png", "train/line/good/1.png"], "test": ["test/line/good/0.png"]}
+    for path in (folder / name for of_set in names.values() for name in of_set):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * size)
+    tables = {
+        f"{which}_data": SimpleNamespace(samples=pd.DataFrame({"image_path": [str(folder / name) for name in of_set]}))
+        for which, of_set in names.items()
+    }
+    module = SimpleNamespace(root=folder if rooted else None, **tables)
+    return [image_digests(module, which) for which in names]
 
-    module = SimpleNamespace(name=name, root=root, train_data=table(train), test_data=table(test))
-    return [image_digests(module, which) for which in ("train", "test")]
 
-
-@pytest.mark.parametrize("root", [Path("/a/x"), None])
-def test_images_are_told_apart_by_their_place_in_the_set_and_not_by_where_the_set_lies(root) -> None:
-    train, test = digests(root, ["/a/x/train/b/good/0.png", "/a/x/train/b/good/1.png"], ["/a/x/test/b/good/0.png"])
+@pytest.mark.parametrize("rooted", [True, False])
+def test_images_are_told_apart_by_place_and_size_and_not_by_where_the_set_lies(rooted, tmp_path) -> None:
+    train, test = digests(tmp_path / "here", rooted=rooted)
     assert len(train) == 2
     assert not torch.isin(train, test).any()
-    moved = root and Path("/c/d/y")
-    again, _ = digests(moved, ["/c/d/y/train/b/good/1.png", "/c/d/y/train/b/good/0.png"], ["/c/d/y/test/b/good/0.png"])
-    assert torch.equal(train, again)
-    other, _ = digests(root, ["/a/x/train/b/good/0.png"], ["/a/x/test/b/good/0.png"], name="others")
+    moved, _ = digests(tmp_path / "there/deeper", rooted=rooted)
+    assert torch.equal(train, moved)
+    other, _ = digests(tmp_path / "other", rooted=rooted, size=2)
     assert not torch.isin(other, train).any()
 
 

@@ -212,7 +212,7 @@ class BinnedNegatives:
         """
         keys = to_ordered(thresholds)
         bins = (keys >> np.uint32(self.dropped_bits)).astype(np.int64)
-        lower, upper = self.reaching[bins + 1], self.reaching[bins]
+        lower, upper = self.reaching[1:].take(bins), self.reaching.take(bins)
         part = (keys & np.uint32((1 << self.dropped_bits) - 1)) / float(1 << self.dropped_bits)
         return NegativeCounts(upper - (upper - lower) * part, lower, upper, lower)
 

@@ -4,7 +4,6 @@
 """The state that all pixel metrics share: every score once, in CPU memory."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -77,16 +76,14 @@ class PixelStore(Metric):
             self._update_histogram(maps, masks)
 
     def _update_histogram(self, maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> None:
-        """Count the background of a batch: all pixels, in a thread while regions are looked for, less the positives."""
+        """Count the background of a batch as all pixels less the positives, which copies no background."""
+        found = list(map(_regions_of, maps, masks))
         histogram = self.histogram.cpu().numpy()
-        first = len(self.positives)
-        with ThreadPoolExecutor(1) as pool:
-            counted = pool.submit(add_to_bins, histogram, maps.reshape(-1))
-            for scores, mask in zip(maps, masks, strict=True):
-                self._append(_regions_of(scores, mask))
-            counted.result()
-        for positives in self.positives[first:]:
-            add_to_bins(histogram, positives.numpy(), number=-1)
+        add_to_bins(histogram, maps.reshape(-1))
+        positives = [np.empty(0, dtype=np.float32), *(regions.positives for regions in found)]
+        add_to_bins(histogram, np.concatenate(positives), number=-1)
+        for regions in found:
+            self._append(regions)
         self.histogram = torch.from_numpy(histogram).to(self.histogram.device)
 
     def _append(self, regions: Regions) -> None:

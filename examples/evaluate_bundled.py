@@ -7,6 +7,7 @@ python examples/evaluate_bundled.py [--model Padim]
 """
 
 import argparse
+from pathlib import Path
 
 import anomalib.models
 from anomalib.engine import Engine
@@ -31,5 +32,6 @@ if __name__ == "__main__":
         pre_processor=PreProcessor(Compose([RoundedBilinearResize((chosen.size, chosen.size)), imagenet])),
         evaluator=RawMapEvaluator(),
     )
-    Engine().train(model, datamodule=DemoSurfaces())
-    print(f"heat maps and tables: {model.visualizer.output_dir}")
+    engine = Engine()
+    engine.train(model, datamodule=DemoSurfaces())
+    print(f"heat maps and tables: {Path(engine.trainer.default_root_dir) / 'images'}")

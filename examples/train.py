@@ -7,6 +7,7 @@ python examples/train.py [--data datasets/my_parts] [--model PFADSeg]
 """
 
 import argparse
+from pathlib import Path
 
 from anomalib.data import Folder
 from anomalib.engine import Engine
@@ -37,4 +38,5 @@ if __name__ == "__main__":
     )
     engine = Engine()
     engine.train(model, datamodule=data)
-    print(f"heat maps and tables: {model.visualizer.output_dir}\ncheckpoint: {engine.best_model_path}")
+    images = Path(engine.trainer.default_root_dir) / "images"
+    print(f"heat maps and tables: {images}\ncheckpoint: {engine.best_model_path}")

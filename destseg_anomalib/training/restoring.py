@@ -9,6 +9,7 @@ depends on is the checkpoint's all the same; what somebody gave that contradicts
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -48,6 +49,7 @@ def store(checkpoint: dict[str, Any], model: Any) -> None:  # noqa: ANN401  both
         "progress": _progress(model) if model.trainer.state.fn is TrainerFn.FITTING else model.progress,
         "post_processor": type(model.post_processor).__name__,
     }
+    checkpoint["state_dict"] = _renamed(checkpoint["state_dict"], compiled=False)
     make_plain(checkpoint)
 
 
@@ -74,6 +76,7 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
         return
     check_model(checkpoint, model)
     (check_architecture if fitting else follow)(checkpoint, model)
+    checkpoint["state_dict"] = _renamed(checkpoint["state_dict"], compiled=hasattr(model.model, "_orig_mod"))
     check_weights(checkpoint, model)
     _load_components(checkpoint, model, load_components)
     training = checkpoint.get("training", {})
@@ -91,6 +94,12 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
         return
     for note in notes(model, checkpoint["state_dict"]):
         logger.warning(note)
+
+
+def _renamed(state: Mapping[str, torch.Tensor], *, compiled: bool) -> dict[str, torch.Tensor]:
+    """Name tensors as networks do, or as `torch.compile` renames those in the wrapper that it returns."""
+    prefix = "model._orig_mod." if compiled else "model."
+    return {re.sub(r"^model\.(_orig_mod\.)?", prefix, name): value for name, value in state.items()}
 
 
 def _ends_a_training(model: Any, trainer: Trainer) -> bool:  # noqa: ANN401

@@ -103,6 +103,16 @@ def test_a_checkpoint_that_is_stored_after_a_test_knows_its_training(bench: Benc
     assert "phase 1" not in caplog.text
 
 
+def test_a_network_that_a_compiler_wraps_trains_and_leaves_a_checkpoint_for_all(bench: Bench) -> None:
+    model = DeSTSeg(**TINY, **STEPS)
+    model.model = torch.compile(model.model, backend="eager")
+    path = trained(bench, model).best_model_path
+    expected = scores(bench, DeSTSeg(), ckpt_path=path)
+    compiled = DeSTSeg(**TINY)
+    compiled.model = torch.compile(compiled.model, backend="eager")
+    assert scores(bench, compiled, ckpt_path=path) == pytest.approx(expected, rel=1e-5)
+
+
 class Save(Callback):
     """Stores a checkpoint after some step."""
 

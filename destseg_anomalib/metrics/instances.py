@@ -66,16 +66,31 @@ def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[N
         >>> background.tolist(), regions.positives.tolist(), regions.areas.tolist()
         ([1.0, 2.0, 3.0], [6.0, 8.0, 4.0], [2, 1])
     """
-    if not mask.any():
-        return scores.flatten(), Regions(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.int32))
+    regions = find_regions(scores, mask)
+    return scores[~mask] if regions.areas.size else scores.flatten(), regions
+
+
+def find_regions(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> Regions:
+    """Find the regions of one image and their scores.
+
+    Args:
+        scores: Float32 anomaly map ``(H, W)``, without NaN.
+        mask: Boolean ground truth ``(H, W)``.
+
+    Returns:
+        The regions.
+    """
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    crop = np.ascontiguousarray(mask[top : top + height, left : left + width])  # most masks are mostly empty
+    if not width:
+        return Regions(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.int32))
+    part = slice(top, top + height), slice(left, left + width)  # most masks are mostly empty
+    crop = np.ascontiguousarray(mask[part])
     labels, boxes = label_regions(crop)
     boxes[:, :2] += left, top
     # One sort of integers (region, score) groups the pixels by region and orders each region.
-    keys = (labels[crop].astype(np.uint64) << np.uint64(32)) | to_ordered(scores[mask])
+    keys = (labels[crop].astype(np.uint64) << np.uint64(32)) | to_ordered(scores[part][crop])
     keys.sort()
-    return scores[~mask], Regions(from_ordered(keys.astype(np.uint32)), boxes[:, 4].astype(np.int64), boxes[:, :4])
+    return Regions(from_ordered(keys.astype(np.uint32)), boxes[:, 4].astype(np.int64), boxes[:, :4])
 
 
 def region_scores(regions: Regions, overlap: float = 0.5) -> NDArray[np.float32]:
@@ -137,7 +152,7 @@ def to_arrays(
             msg = "A ground-truth mask holds values other than 0 and 1; threshold the masks first."
             raise ValueError(msg)
         masks = binary
-    for index in np.flatnonzero(np.isnan(maps).any(axis=(1, 2))).tolist():
+    for index in np.flatnonzero(np.isnan(maps.max(axis=(1, 2), initial=-np.inf))).tolist():
         name = names[index] if names else f"number {index} of the batch"
         msg = f"The anomaly map of image {name} contains NaN, so its pixels cannot be ranked; check the model's output."
         raise ValueError(msg)

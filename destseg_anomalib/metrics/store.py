@@ -6,14 +6,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from destseg_anomalib.metrics.instances import Regions, split_image, to_arrays
+from destseg_anomalib.metrics.instances import Regions, find_regions, split_image, to_arrays
 from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, add_to_bins
 
 
@@ -77,7 +76,7 @@ class PixelStore(Metric):
 
     def _update_histogram(self, maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> None:
         """Count the background of a batch as all pixels less the positives, which copies no background."""
-        found = list(map(_regions_of, maps, masks))
+        found = list(map(find_regions, maps, masks))
         histogram = self.histogram.cpu().numpy()
         add_to_bins(histogram, maps.reshape(-1))
         positives = [np.empty(0, dtype=np.float32), *(regions.positives for regions in found)]
@@ -151,12 +150,3 @@ class PixelStore(Metric):
         total = torch.from_numpy(counts).to(self.device, copy=True)
         torch.distributed.all_reduce(total, group=self.process_group)
         return total.cpu().numpy()
-
-
-def _regions_of(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> Regions:
-    """Regions of an image, from the part of it that holds them, since most masks are mostly empty."""
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    part = slice(top, top + height), slice(left, left + width)
-    _, regions = split_image(scores[part], mask[part])
-    regions.boxes[:, :2] += left, top
-    return regions

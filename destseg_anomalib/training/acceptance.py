@@ -141,6 +141,23 @@ def check_finite(model: Any) -> None:  # noqa: ANN401
         raise FloatingPointError(diverged(step, model.position(step)[0], f"Weights ({broken[0]}) became"))
 
 
+def check_scores(predicted: Any) -> None:  # noqa: ANN401
+    """Refuse scores that anomalib's post-processor would take for those of good parts.
+
+    Args:
+        predicted: Batch with `pred_score` (N,).
+
+    Raises:
+        ValueError: If one is NaN.
+    """
+    if predicted.pred_score.isnan().any():
+        msg = (
+            f"The score of an image among {', '.join(predicted.image_path or ['those given'])} is NaN: predict with "
+            "--trainer.precision 32-true, or use another checkpoint."
+        )
+        raise ValueError(msg)
+
+
 def check_transforms(model: Any, datamodule: object, *, trained: bool) -> None:  # noqa: ANN401
     """Refuse transforms that would spoil what the model sees, or that its checkpoint could not bring back.
 

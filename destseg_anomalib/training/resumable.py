@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from anomalib.data import Batch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import DataCheck, check_folder
 from destseg_anomalib.metrics.raw_batch import empty
 from destseg_anomalib.synthesis import AnomalyGenerator
-from destseg_anomalib.training.acceptance import check_file, check_finite, tested_on_training_images
+from destseg_anomalib.training.acceptance import (
+    check_file,
+    check_finite,
+    check_scores,
+    tested_on_training_images,
+)
 from destseg_anomalib.training.batches import TrainingImages
 from destseg_anomalib.training.checkpoints import LastCheckpoint
 from destseg_anomalib.training.contents import PLAIN_TYPES
@@ -123,6 +130,12 @@ class ResumableTraining:
         empty(self.evaluator)
         if (note := tested_on_training_images(self.image_digests, self.trainer)) is not None:
             logger.warning(note)
+
+    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict maps and scores, but judge no part by a score that is no number."""
+        predicted: Any = super().predict_step(batch, *args, **kwargs)  # type: ignore[misc]
+        check_scores(predicted)
+        return predicted
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the course of the training depends on, and see to it that the file can be read."""

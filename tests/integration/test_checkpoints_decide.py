@@ -289,6 +289,13 @@ def test_weights_that_are_finite_and_far_too_large_are_noticed_by_what_they_pred
         trained(bench, DeSTSeg(**TINY, **STEPS, segmentation_lr=1e25, head_lr=1e25))
 
 
+def test_a_part_is_not_judged_by_a_score_that_is_no_number(bench: Bench) -> None:
+    model = DeSTSeg.load_from_checkpoint(bench.checkpoint)
+    model.model.mean.fill_(float("nan"))
+    sentence = r"^The score of an image among .*hole/000\.png is NaN: predict with --trainer"
+    expect(sentence, lambda: scores(bench, model))
+
+
 def test_what_a_scheduler_stops_by_sigterm_goes_on(bench: Bench) -> None:
     class Scheduler(Callback):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:

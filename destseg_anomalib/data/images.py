@@ -42,8 +42,8 @@ def check_image(path: str) -> tuple[int, int]:
         Width and height in pixels.
 
     Raises:
-        UnusableImageError: If it has grey values of more than 8 bits, colours that use a sixteenth of their 16 bits or
-            less, a mark to be shown turned, or further pictures behind the first.
+        UnusableImageError: If it has grey values of more than 8 bits, colours that use a quarter of the range of their
+            16 bits or less, a mark to be shown turned, or further pictures behind the first.
         OSError: If it cannot be opened.
     """
     with Image.open(path) as image:
@@ -57,10 +57,10 @@ def check_image(path: str) -> tuple[int, int]:
                 "to 8 bits."
             )
             raise UnusableImageError(msg)
-    if halved and read_image(path).max() < 1 / 16:
+    if halved and read_image(path).max() < 1 / 4:  # as of a camera with 10, 12 or 14 bits
         msg = (
-            f"The image {path} has colours of 16 bits, of which anomalib keeps the upper 8 and the picture uses the "
-            "lower 12: convert it to 8 bits."
+            f"The image {path} has colours of 16 bits, of which anomalib keeps the upper 8 and the picture leaves the "
+            "uppermost empty: convert it to 8 bits."
         )
         raise UnusableImageError(msg)
     return size

@@ -18,15 +18,18 @@ from anomalib.data.datasets.base.image import AnomalibDataset
 from anomalib.data.utils import LabelName, read_image, read_mask
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Subset
 
 from destseg_anomalib.data.images import UnusableImageError, check_image
 from destseg_anomalib.data.masks import check_mask, check_mask_of_normal
 from destseg_anomalib.data.pairing import check_folder, check_tables
 
-__all__ = ["CheckedReading", "DataCheck", "UnusableImageError", "check_data", "check_folder", "release_data"]
+__all__ = ["CheckedReading", "DataCheck", "UnusableImageError", "check_data", "check_folder", "data_of", "release_data"]
 
 logger = logging.getLogger(__name__)
+
+OVERSHOOT = 0.5  # beyond [0, 1]: more than a bicubic resize makes of a sharp edge, less than any normalisation does
 
 
 class CheckedReading:
@@ -79,7 +82,7 @@ class CheckedReading:
                     check_mask_of_normal(mask, image)
                 else:
                     check_mask(mask, image, size)
-            return None if header_only else self.dataset[index]
+            return None if header_only else _in_range(self.dataset[index])
         except UnusableImageError:
             raise
         except Exception as error:  # Pillow alone raises six kinds; what is not a file's fault is passed on
@@ -94,6 +97,40 @@ class CheckedReading:
             raise
 
 
+def _in_range(item: Any) -> Any:  # noqa: ANN401
+    """Refuse an image that augmentations have taken out of [0, 1], where our models expect it."""
+    low, high = (bound.item() for bound in item.image.aminmax())
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        msg = (
+            f"The image {item.image_path} has values from {low:.2f} to {high:.2f} after its augmentations where [0, 1] "
+            "is expected: leave normalisation out of them, since the model does it."
+        )
+        raise UnusableImageError(msg)
+    return item
+
+
+def data_of(trainer: Trainer) -> AnomalibDataModule | None:
+    """Find the data module that a stage reads, which `trainer.datamodule` need not be.
+
+    Lightning leaves that of an earlier stage there when loaders are given by hand.
+
+    Args:
+        trainer: The trainer in a stage.
+
+    Returns:
+        anomalib's data module, or None.
+    """
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    loops: dict[Any, Any] = {
+        TrainerFn.FITTING: trainer.fit_loop.epoch_loop.val_loop,
+        TrainerFn.VALIDATING: trainer.validate_loop,
+        TrainerFn.TESTING: trainer.test_loop,
+        TrainerFn.PREDICTING: trainer.predict_loop,
+    }
+    read = trainer.state.fn in loops and loops[trainer.state.fn]._data_source.instance is datamodule
+    return datamodule if read and isinstance(datamodule, AnomalibDataModule) else None
+
+
 def check_data(trainer: Trainer, stage: str) -> None:
     """Look at the data that a trainer is about to read, and let its readings be checked.
 
@@ -105,8 +142,8 @@ def check_data(trainer: Trainer, stage: str) -> None:
         ValueError: If a training has no validation set or has masks that cannot be used, or an image has no mask, or
             that of another image.
     """
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    if isinstance(datamodule, AnomalibDataModule):
+    datamodule = data_of(trainer)
+    if datamodule is not None:
         if stage == "fit" and not hasattr(datamodule, "val_data"):
             msg = (
                 f"The data module {datamodule.name} has no validation set, from which thresholds are learned: pass "

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 
+from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.training.contents import PLAIN_TYPES, image_digests, same
 from destseg_anomalib.training.divergence import diverged
 
@@ -141,6 +142,21 @@ def check_finite(model: Any) -> None:  # noqa: ANN401
         raise FloatingPointError(diverged(step, model.position(step)[0], f"Weights ({broken[0]}) became"))
 
 
+def check_validation(model: Any) -> None:  # noqa: ANN401
+    """Refuse what a validation in a training has found, on all devices if one of them met a score that is no number.
+
+    Args:
+        model: The Lightning model, with `sound`.
+
+    Raises:
+        FloatingPointError: If a score was NaN or infinite.
+    """
+    trainer = model.trainer
+    if trainer.state.fn == "fit" and trainer.strategy.reduce(model.sound.float(), reduce_op="mean") < 1:
+        step = max(trainer.global_step - 1, 0)
+        raise FloatingPointError(diverged(step, model.position(step)[0], "Scores of the validation became"))
+
+
 def check_scores(predicted: Any) -> None:  # noqa: ANN401
     """Refuse scores that anomalib's post-processor would take for those of good parts.
 
@@ -195,6 +211,29 @@ def _steps_of(transform: Any) -> Iterator[Any]:  # noqa: ANN401
         yield from _steps_of(step)
 
 
+def check_split(datamodule: AnomalibDataModule, trainer: Trainer) -> None:
+    """Refuse processes that have split their data each in another way.
+
+    Args:
+        datamodule: The data of this process.
+        trainer: The trainer, of one or several devices.
+
+    Raises:
+        ValueError: In all processes, if one trains on other images than the first.
+    """
+    if trainer.world_size == 1:
+        return
+    splits: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(splits, image_digests(datamodule, "train"))
+    if not all(torch.equal(split, splits[0]) for split in splits):
+        msg = (
+            f"Each of {trainer.world_size} processes has split {datamodule.name} at random in another way, so that one "
+            "would be tested on what another has trained on: set data.seed, or give training and test folders of "
+            "their own."
+        )
+        raise ValueError(msg)
+
+
 def check_images(before: torch.Tensor, datamodule: AnomalibDataModule) -> str | None:
     """Compare the images that a training began with to those that it is to go on with.
 
@@ -233,8 +272,8 @@ def tested_on_training_images(before: torch.Tensor, trainer: Trainer) -> str | N
     Returns:
         A sentence, or None.
     """
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(datamodule, AnomalibDataModule) or not hasattr(datamodule, "test_data"):
+    datamodule = data_of(trainer)
+    if datamodule is None or not hasattr(datamodule, "test_data"):
         return None
     tested = image_digests(datamodule, "test")
     seen = int(torch.isin(tested, before).sum())

@@ -16,12 +16,11 @@ from anomalib.data.datasets.base.image import AnomalibDataset
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.tv_tensors import Mask
 
-from destseg_anomalib.data.reading import CheckedReading, UnusableImageError
+from destseg_anomalib.data.reading import CheckedReading
 
 logger = logging.getLogger(__name__)
 
 CACHE_SHARE = 0.25  # of the memory that is free when training starts
-OVERSHOOT = 0.5  # beyond [0, 1]: more than a bicubic resize makes of a sharp edge, less than any normalisation does
 
 
 def mixed_seed(*parts: int) -> int:
@@ -68,13 +67,6 @@ class TrainingImages(Dataset[torch.Tensor]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             [item] = self._read([index])
-        low, high = item.image.min().item(), item.image.max().item()
-        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-            msg = (
-                f"The training image {item.image_path} has values from {low:.2f} to {high:.2f} after its augmentations "
-                "where [0, 1] is expected: leave normalisation out of them, since the model does it."
-            )
-            raise UnusableImageError(msg)
         # The grey levels of a file, not the fractions that resizing leaves, nor what an interpolation adds beyond black
         # and white: cached or not, training sees the same.
         image = (item.image * 255).round().clamp(0, 255).to(torch.uint8)

@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.training.acceptance import check_file
 from destseg_anomalib.training.contents import same
 from destseg_anomalib.training.loans import Loans
@@ -41,11 +42,13 @@ class CheckpointFiles(AnomalibCheckpointIO):
     Args:
         runs: Folder that holds anomalib's numbered runs `v0`, `v1`, ... of one model and data set.
         extra_safe_globals: Types that may be loaded beside tensors and plain data.
+        current: Folder of the run at hand, which cannot have a checkpoint yet.
     """
 
-    def __init__(self, runs: Path, extra_safe_globals: list[Any]) -> None:
+    def __init__(self, runs: Path, extra_safe_globals: list[Any], current: Path | None = None) -> None:
         super().__init__(extra_safe_globals)
         self.runs = runs
+        self.current = current and current.resolve()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write a checkpoint.
@@ -106,6 +109,10 @@ class CheckpointFiles(AnomalibCheckpointIO):
             msg = f"There is no checkpoint {self.runs / pattern} for ckpt_path=last: give a path, or train without it."
             raise FileNotFoundError(msg)
         logger.info("The last checkpoint is %s.", found[-1])
+        later = [run for run in self.runs.glob("v*") if run.name[1:].isdigit() and run.resolve() != self.current]
+        later = [run for run in later if int(run.name[1:]) > int(found[-1].relative_to(self.runs).parts[0][1:])]
+        if later:
+            logger.warning("%s goes on, since the run after it, %s, has left no checkpoint.", found[-1], min(later))
         return found[-1]
 
 
@@ -200,8 +207,8 @@ def use_checkpoint_files(trainer: Trainer, loans: Loans) -> None:
     """
     files: Any = trainer.strategy.checkpoint_io
     if type(files) is AnomalibCheckpointIO:
-        runs = Path(trainer.default_root_dir).parent
-        loans.lend(trainer.strategy, "checkpoint_io", CheckpointFiles(runs, files.extra_safe_globals))
+        run = Path(trainer.default_root_dir)
+        loans.lend(trainer.strategy, "checkpoint_io", CheckpointFiles(run.parent, files.extra_safe_globals, run))
 
 
 def serves_whole_phases(trainer: Trainer) -> bool:
@@ -241,7 +248,7 @@ def rest_between_steps(checkpoint: dict[str, Any], trainer: Trainer, epoch: int,
 def batch_layout(trainer: Trainer) -> dict[str, int]:
     """Say what the images of each batch depend on, beside the seed."""
     return {
-        "train_batch_size": getattr(trainer.datamodule, "train_batch_size", 0),  # type: ignore[attr-defined]
+        "train_batch_size": getattr(data_of(trainer), "train_batch_size", 0),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "devices": trainer.world_size,
     }

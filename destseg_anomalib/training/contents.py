@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401
         return value
     if isinstance(value, torch.Tensor):
         return value.as_subclass(torch.Tensor)
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    if type(value) is np.ndarray and not value.dtype.hasobject:
         return value
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}

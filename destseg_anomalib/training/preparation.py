@@ -6,13 +6,13 @@
 import logging
 from typing import Any
 
-from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
+from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
-from destseg_anomalib.training.acceptance import check_transforms
+from destseg_anomalib.training.acceptance import check_split, check_transforms
 from destseg_anomalib.training.batches import Collate, StepSampler, training_images, training_loader
 from destseg_anomalib.training.checkpoints import serves_whole_phases, use_checkpoint_files
 from destseg_anomalib.training.contents import image_digests
@@ -31,7 +31,7 @@ def prepare_trainer(model: Any, trainer: Trainer, stage: str) -> None:  # noqa: 
     Raises:
         ValueError: If the transforms of the data or of the model cannot be used.
     """
-    check_transforms(model, trainer.datamodule, trained=stage == "fit")  # type: ignore[attr-defined]
+    check_transforms(model, data_of(trainer), trained=stage == "fit")
     use_checkpoint_files(trainer, model.loans)
     if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
         # In each phase the other network has no gradient; zeros instead would let weight decay change it.
@@ -60,8 +60,9 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     if model.hparams.pre_trained and not model.teacher_ready:
         model.model.teacher.load_pretrained(model.hparams.backbone_weights)
     model.teacher_ready = True
-    datamodule, size = trainer.datamodule, model.input_size  # type: ignore[attr-defined]
-    if isinstance(datamodule, AnomalibDataModule):
+    datamodule, size = data_of(trainer), model.input_size
+    if datamodule is not None:
+        check_split(datamodule, trainer)
         images = training_images(datamodule, devices=trainer.world_size, cache=model.hparams.cache_images)
         model.image_digests = image_digests(datamodule, "train")
         model.loans.lend(model, "images", images)
@@ -94,13 +95,13 @@ def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN4
     Raises:
         ValueError: If there are no images.
     """
-    if model.images is None:
+    datamodule = data_of(trainer)
+    if model.images is None or datamodule is None:
         msg = "There is nothing to train on: pass a datamodule of anomalib's, or train_dataloaders."
         raise ValueError(msg)
     phase, done = model.position(trainer.global_step)
     steps = model.hparams.segmentation_steps if phase else model.hparams.student_steps
     step = trainer.accumulate_grad_batches  # in batches
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
     sampler = StepSampler(
         model.images,
         batch_size=datamodule.train_batch_size,

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
+from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.training.acceptance import (
     VERSION,
     check_architecture,
@@ -67,7 +67,7 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
     trainer: Trainer | None = model._trainer
     fitting = trainer is not None and trainer.state.fn is TrainerFn.FITTING
     if trainer is not None and not fitting and _ends_a_training(model, trainer):
-        logger.info("The weights that the training ended with are tested, not those of %s.", trainer.ckpt_path)
+        logger.warning("The weights that the training ended with are tested, not those of %s.", trainer.ckpt_path)
         checkpoint["state_dict"], checkpoint["callbacks"] = (
             model.state_dict(),
             {},
@@ -85,8 +85,8 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
     model.teacher_ready = True
     model.seed = training.get("seed", model.seed)
     model.image_digests = training.get("images", torch.empty(0, dtype=torch.int64))
-    datamodule = None if trainer is None else trainer.datamodule  # type: ignore[attr-defined]
-    if trainer is not None and isinstance(datamodule, AnomalibDataModule):
+    datamodule = None if trainer is None else data_of(trainer)
+    if trainer is not None and datamodule is not None:
         # Its data sets were given the transform that the model had before the checkpoint was read.
         datamodule.setup(trainer.state.fn)
     if trainer is not None and fitting:
@@ -158,8 +158,8 @@ def _align_size(model: Any) -> None:  # noqa: ANN401
 def _go_on(checkpoint: dict[str, Any], model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     """Set a checkpoint to its place in the training, and say what is not as it was."""
     model.resumed_from = trainer.ckpt_path
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    images = check_images(model.image_digests, datamodule) if isinstance(datamodule, AnomalibDataModule) else None
+    datamodule = data_of(trainer)
+    images = None if datamodule is None else check_images(model.image_digests, datamodule)
     warn_of_changes(checkpoint, dict(model.hparams), batch_layout(trainer), images)
     forget_time(checkpoint)
     rest_between_steps(checkpoint, trainer, *model.position(checkpoint["global_step"]))
@@ -226,14 +226,14 @@ def notes(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[str]:  # no
     if model.model.segmentation is not None and steps <= student_steps:
         yield (
             f"The training ended in phase 1, after {steps} of {student_steps} steps: the segmentation network is "
-            "untrained and its maps mean nothing, so go on from its last checkpoint (--ckpt_path last), or train anew."
+            "untrained and its maps mean nothing, so go on from a checkpoint of it, or train anew."
         )
         return
     thresholds = [value for name, value in state.items() if name.endswith(("_image_threshold", "_pixel_threshold"))]
     if thresholds and all(value.isnan().all() for value in thresholds):
         yield (
-            "No validation has set thresholds: scores and maps are raw and no part is judged, so let a training end "
-            "with images to validate on, and without limit_val_batches=0."
+            "No validation has set thresholds: scores and maps are raw and no part is judged, so train to the end, "
+            "with images to validate on and without limit_val_batches=0."
         )
 
 
@@ -244,8 +244,9 @@ def say_what_is_missing(model: Any) -> None:  # noqa: ANN401
         model: The Lightning model.
     """
     model.progress = _progress(model)
+    interrupted = model.trainer.state.status is TrainerStatus.INTERRUPTED  # which leaves thresholds to what goes on
     if not model.trainer.fast_dev_run:
-        for note in notes(model, model.state_dict()):
+        for note in notes(model, {} if interrupted else model.state_dict()):
             logger.warning(note)
 
 

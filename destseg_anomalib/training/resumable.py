@@ -14,13 +14,14 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader
 
-from destseg_anomalib.data.reading import DataCheck, check_folder
+from destseg_anomalib.data.reading import DataCheck, check_folder, data_of
 from destseg_anomalib.metrics.raw_batch import empty
 from destseg_anomalib.synthesis import AnomalyGenerator
 from destseg_anomalib.training.acceptance import (
     check_file,
     check_finite,
     check_scores,
+    check_validation,
     tested_on_training_images,
 )
 from destseg_anomalib.training.batches import TrainingImages
@@ -47,6 +48,7 @@ class ResumableTraining:
     """Hyper-parameters of the networks: a training can only go on with those that it began with."""
 
     trainer: Trainer
+    device: torch.device
     position: Any
     post_processor: Any
     evaluator: Any
@@ -65,6 +67,9 @@ class ResumableTraining:
 
     resumed_from: Path | None = None
     """The checkpoint that the training under way began with."""
+
+    sound: torch.Tensor
+    """Whether all scores of the validation under way are finite; on the model's device."""
 
     images: TrainingImages | None = None
     generator: AnomalyGenerator | None = None
@@ -91,7 +96,7 @@ class ResumableTraining:
     def prepare_data(self) -> None:
         """Look at the names of images and masks before the data module joins them."""
         super().prepare_data()  # type: ignore[misc]
-        check_folder(self.trainer.datamodule)  # type: ignore[attr-defined]
+        check_folder(data_of(self.trainer))
 
     def setup(self, stage: str) -> None:
         """Prepare the trainer."""
@@ -122,6 +127,7 @@ class ResumableTraining:
         """End a training that diverged in its last step, and learn thresholds from this validation alone."""
         super().on_validation_start()  # type: ignore[misc]
         check_finite(self)
+        self.sound = torch.ones((), dtype=torch.bool, device=self.device)
         empty(self.post_processor)  # an interrupted validation left it half full
 
     def on_test_start(self) -> None:
@@ -130,6 +136,11 @@ class ResumableTraining:
         empty(self.evaluator)
         if (note := tested_on_training_images(self.image_digests, self.trainer)) is not None:
             logger.warning(note)
+
+    def on_validation_epoch_end(self) -> None:
+        """End a training whose weights are finite, and far too large to predict anything."""
+        super().on_validation_epoch_end()  # type: ignore[misc]
+        check_validation(self)
 
     def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Predict maps and scores, but judge no part by a score that is no number."""

@@ -21,7 +21,7 @@ from torch.optim import SGD
 
 from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.training.batches import mixed_seed
-from destseg_anomalib.training.divergence import diverged
+from destseg_anomalib.training.contents import plain
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class TwoStepTraining:
     hparams: Any
     generator: Any
     seed: int
+    sound: torch.Tensor
 
     def check_arguments(self) -> None:
         """Refuse hyper-parameters that cannot train.
@@ -53,6 +54,7 @@ class TwoStepTraining:
         Raises:
             ValueError: If a number of steps is below 1.
         """
+        self.hparams.update(plain(dict(self.hparams)))  # numbers of NumPy among them
         for name in ("student_steps", "segmentation_steps"):
             if self.hparams[name] < 1:
                 msg = f"{name}={self.hparams[name]} must be at least 1; segmentation=False trains the student alone."
@@ -145,16 +147,10 @@ class TwoStepTraining:
         return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
-        """Predict maps and scores for anomalib's post-processor, which learns thresholds and ranges from them.
-
-        Raises:
-            FloatingPointError: If a score is NaN or infinite, as of weights that are finite and far too large.
-        """
+        """Predict maps and scores for anomalib's post-processor, which learns thresholds and ranges from them."""
         del args, kwargs
         prediction = self.model(batch.image)
-        if not prediction.pred_score.isfinite().all():
-            step = max(self.trainer.global_step - 1, 0)
-            raise FloatingPointError(diverged(step, self.position(step)[0], "Scores of the validation became"))
+        self.sound &= prediction.pred_score.isfinite().all()
         return batch.update(**prediction._asdict())
 
     def _enter_phase(self) -> bool:

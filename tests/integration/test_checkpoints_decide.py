@@ -157,7 +157,8 @@ class Noting(Callback):
 
 def test_a_checkpoint_with_numbers_of_numpy_and_a_users_dates_can_be_used(bench: Bench) -> None:
     started = {"at": dt.datetime(2026, 11, 26, tzinfo=dt.timezone.utc), "losses": np.arange(3), "best": np.float64(0.5)}
-    model = DeSTSeg(**(TINY | {"image_size": tuple(np.array([32, 32]))}), **STEPS)
+    numbers = {name: np.int64(steps) for name, steps in STEPS.items()}
+    model = DeSTSeg(**(TINY | {"image_size": tuple(np.array([32, 32]))}), **numbers)
     engine = trained(bench, model, callbacks=[Noting(started)])
     assert tuple(DeSTSeg.load_from_checkpoint(engine.best_model_path).hparams.image_size) == (32, 32)
     noting, again = Noting({}), bench.engine()

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch, ImageItem
 from anomalib.pipelines.tiled_ensemble import TrainTiledEnsemble
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -196,14 +197,31 @@ def test_a_test_is_not_normalised_twice_either(bench: Bench) -> None:
     expect("^Images would be normalised twice", lambda: bench.test(bench.data(test_augmentations=IMAGENET)))
 
 
-def test_augmentations_that_leave_the_range_are_refused_by_the_name_of_an_image(bench: Bench) -> None:
-    class Centred(Resize):
-        def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-            return inpt if inpt.dtype == torch.bool else 40 * (inpt - 0.5)
+class Centred(Resize):
+    """A normalisation of a user's own."""
 
-    sentence = (
-        r"^The training image \S*good/\d+\.png has values from -?\d.* after its augmentations .*: leave normalisation"
-    )
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return inpt if inpt.dtype == torch.bool else 40 * (inpt - 0.5)
+
+
+def test_augmentations_that_leave_the_range_are_refused_in_a_test_too(bench: Bench) -> None:
+    data = bench.data(test_augmentations=Compose([Centred((32, 32))]))
+    expect(r"^The image \S*/\d+\.png has values from .* after its augmentations", lambda: bench.test(data))
+
+
+def test_a_training_on_loaders_by_hand_reads_these_though_a_data_module_was_there_before(bench: Bench) -> None:
+    black = [ImageItem(image=torch.zeros(3, 32, 32)) for _ in range(8)]
+    loader = DataLoader(black, batch_size=4, collate_fn=ImageBatch.collate)
+    model, engine, seen = DeSTSeg(**TINY, **STEPS), bench.engine(), Batches()
+    engine._cache.args["callbacks"].append(seen)
+    engine.validate(model, datamodule=bench.data())
+    engine.fit(model, train_dataloaders=loader, val_dataloaders=loader)
+    assert len(seen.images) == 2
+    assert all((batch == 0).all() for batch in seen.images)
+
+
+def test_augmentations_that_leave_the_range_are_refused_by_the_name_of_an_image(bench: Bench) -> None:
+    sentence = r"^The image \S*good/\d+\.png has values from -?\d.* after its augmentations .*: leave normalisation"
     expect(sentence, lambda: fit(bench, bench.data(train_augmentations=Compose([Centred((32, 32))]))))
 
 

@@ -5,11 +5,13 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from anomalib.data import PredictDataset
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
@@ -60,8 +62,14 @@ def test_pictures_to_predict_are_checked(part_folder) -> None:
 @pytest.fixture
 def trainer(part_folder) -> Trainer:
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    trainer.datamodule = make_part_data(part_folder)
-    trainer.datamodule.setup()
+    return attach(trainer, make_part_data(part_folder))
+
+
+def attach(trainer: Trainer, datamodule: Any) -> Trainer:
+    """Let a trainer be about to test a data module."""
+    datamodule.setup()
+    trainer.datamodule = trainer.test_loop._data_source.instance = datamodule
+    trainer.state.fn = TrainerFn.TESTING
     return trainer
 
 
@@ -90,8 +98,7 @@ def test_a_reading_that_the_user_gave_a_data_set_stays(trainer) -> None:
 def test_images_of_both_sets_are_told_of(part_folder, trainer, caplog) -> None:
     check_data(trainer, "test")
     assert "are trained on" not in caplog.text
-    trainer.datamodule = make_part_data(part_folder, normal_test_dir="train/good")
-    trainer.datamodule.setup()
+    attach(trainer, make_part_data(part_folder, normal_test_dir="train/good"))
     check_data(trainer, "test")
     assert "Of the 11 test images 8 are trained on, such as" in caplog.text
 

@@ -70,9 +70,9 @@ def test_a_tensor_of_a_kind_of_its_own_becomes_a_tensor() -> None:
     assert type(written_and_read(plain(Mask(torch.ones(2, 2))))) is torch.Tensor
 
 
-@pytest.mark.parametrize("value", [Stateful(), [Stateful()], lambda: 0, np.array([Stateful()])])
+@pytest.mark.parametrize("value", [Stateful(), [Stateful()], lambda: 0, np.array([Stateful()]), np.ma.array([1])])
 def test_what_only_code_could_make_again_is_named(value) -> None:
-    with pytest.raises(TypeError, match=r"Stateful|function|ndarray"):
+    with pytest.raises(TypeError, match=r"Stateful|function|ndarray|MaskedArray"):
         plain(value)
 
 

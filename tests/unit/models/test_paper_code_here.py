@@ -46,7 +46,7 @@ def test_row_2_the_opacity_is_above_one_fifth_and_up_to_one(monkeypatch) -> None
     assert AnomalyGenerator(white).opacity == (0.2, 1.0) == DeSTSeg(pre_trained=False).hparams.opacity
     # `torch.rand` may give 0 and never 1: the end that it gives has to be the image replaced.
     monkeypatch.setattr("destseg_anomalib.synthesis.generator.perlin_masks", lambda *_: torch.ones(1, 1, 32, 32))
-    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.zeros(size))
+    monkeypatch.setattr(torch, "rand", lambda *size, generator, dtype: torch.zeros(size, dtype=dtype))
     corrupted = AnomalyGenerator(white)(torch.zeros(1, 3, 32, 32), torch.Generator()).corrupted
     assert (corrupted == 1).all()
 

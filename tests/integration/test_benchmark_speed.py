@@ -87,8 +87,9 @@ def test_both_sides_train_on_the_same_loss(networks) -> None:
 def test_the_training_tables_account_for_every_step(part_folder, tmp_path) -> None:
     from benchmark_speed import Setting, open_data, training_tables
 
-    datamodule, category = open_data(part_folder, batch=2, root=tmp_path)
-    lines = "\n".join(training_tables("DeSTSeg", Setting(datamodule, category, "resnet18", (32, 32), 2, 1))).split("\n")
+    # With batches of 2 images this small, running statistics that have seen two of them do not bear bfloat16.
+    datamodule, category = open_data(part_folder, batch=4, root=tmp_path)
+    lines = "\n".join(training_tables("DeSTSeg", Setting(datamodule, category, "resnet18", (32, 32), 4, 1))).split("\n")
     steps = [
         line.strip("| ").split(" | ") for line in lines if line.startswith(("| float32 | 1 |", "| bfloat16 | 1 |"))
     ]

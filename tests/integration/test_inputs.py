@@ -22,7 +22,7 @@ from tests.integration.conftest import SUCCESS, Bench, expect
 UNREADABLE = r"^The image \S*odd\.png cannot be read \(.+\): repair it or take it out of the folder\.$"
 TOO_DEEP = r"^The image \S*odd\.(png|tif) has grey values of more than 8 bits.* clip at 255: convert it to 8 bits\.$"
 
-NEARLY_BLACK = r"^The image \S*odd\.png has colours of 16 bits, .* uses the lower 12: convert it to 8 bits\.$"
+NEARLY_BLACK = r"^The image \S*odd\.png has colours of 16 bits, .* leaves the uppermost empty: convert it to 8 bits\.$"
 TURNED = r"^The image \S*odd\.jpg is marked to be shown turned \(EXIF orientation 6\).*: store it upright"
 PAGES = r"^The image \S*odd\.tif holds 2 pictures, .*: store each in a file of its own\.$"
 

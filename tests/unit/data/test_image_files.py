@@ -73,11 +73,14 @@ def test_the_upper_half_of_16_bits_of_colour_is_what_is_read(tmp_path: Path, end
     assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), PICTURE)
 
 
+@pytest.mark.parametrize("factor", [16, 64])
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_12_bits_of_colour_in_16_would_be_nearly_black_and_are_refused(tmp_path: Path, ending: str) -> None:
+def test_12_or_14_bits_of_colour_in_16_would_be_too_dark_and_are_refused(
+    tmp_path: Path, ending: str, factor: int
+) -> None:
     path = str(tmp_path / f"a.{ending}")
-    cv2.imwrite(path, PICTURE.astype(np.uint16) * 16)
-    with pytest.raises(UnusableImageError, match=r"colours of 16 bits, .* the lower 12: convert it to 8 bits\.$"):
+    cv2.imwrite(path, PICTURE.astype(np.uint16) * factor)
+    with pytest.raises(UnusableImageError, match=r"colours of 16 bits, .* uppermost empty: convert it to 8 bits\.$"):
         check_image(path)
 
 

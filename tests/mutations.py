@@ -119,8 +119,8 @@ MUTATIONS = [
     Mutation(
         "digest of the training images",
         "training/contents.py",
-        "sorted(numbers), dtype=torch.int64)",
-        "sorted(numbers)[:0], dtype=torch.int64)",
+        "images = {path for name in sets for path in paths.get(name, ())}",
+        "images: set[Path] = set()",
         "integration/test_training_sets.py::test_a_training_does_not_go_on_where_its_images_have_become_the_test",
     ),
     Mutation(

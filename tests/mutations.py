@@ -126,8 +126,8 @@ MUTATIONS = [
     Mutation(
         "what was lent is taken back after an exception",
         "training/loans.py",
-        "del trainer, pl_module, exception\n        self.take_back()",
-        "del trainer, pl_module, exception",
+        "del pl_module, exception\n        self._end(trainer)",
+        "del pl_module, exception",
         "integration/test_interruptions.py::test_the_next_model_trains_on_its_own_images_though_ours_was_interrupted",
     ),
     Mutation(

@@ -134,7 +134,7 @@ def check_finite(model: Any) -> None:  # noqa: ANN401
     Raises:
         FloatingPointError: If a loss or a weight is NaN or infinite.
     """
-    if not model.trainer.training and model.trainer.state.fn != "fit":
+    if model.trainer.state.fn != "fit":
         return
     model.losses.settle()
     if broken := not_finite(model.model.state_dict()):

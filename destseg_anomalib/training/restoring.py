@@ -68,10 +68,8 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
     fitting = trainer is not None and trainer.state.fn is TrainerFn.FITTING
     if trainer is not None and not fitting and _ends_a_training(model, trainer):
         logger.warning("The weights that the training ended with are tested, not those of %s.", trainer.ckpt_path)
-        checkpoint["state_dict"], checkpoint["callbacks"] = (
-            model.state_dict(),
-            {},
-        )  # of the callbacks, one has thresholds
+        checkpoint["state_dict"] = model.state_dict()
+        checkpoint["callbacks"] = {}  # one of them, the post-processor, would bring the thresholds of that file back
         trainer.ckpt_path = model.resumed_from = None  # and Lightning does not say otherwise
         return
     check_model(checkpoint, model)

@@ -3,6 +3,7 @@
 
 """What several tests need: the shared data of the workshop, where it is there, and small images."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Pass over what imports left in memory, a million objects, whenever Python looks for cycles from now on."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

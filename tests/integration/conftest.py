@@ -3,6 +3,7 @@
 
 """A tiny trained model, and anomalib's doors to it, for the tables of odd inputs."""
 
+import functools
 import gc
 import re
 import shutil
@@ -16,6 +17,7 @@ import torch
 from anomalib.engine import Engine
 
 from destseg_anomalib import DeSTSeg
+from destseg_anomalib.synthesis import textures
 from tests.conftest import make_part_data, make_part_folder
 
 # timm's smallest residual network, random weights, a student without decoder: 10 million weights in all.
@@ -63,6 +65,14 @@ def nothing_left_in_memory() -> Iterator[None]:
     """Free what a test trained: model and trainer refer to each other, and Python sees few objects, not gigabytes."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_in_textures_are_drawn_once() -> Iterator[None]:
+    """They depend on their size alone, and drawing them takes a third of a short training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(textures, "builtin_textures", functools.cache(textures.builtin_textures))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@
 
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +21,14 @@ from destseg_anomalib import DeSTSeg, PFADSeg
 from destseg_anomalib.training import checkpoints
 from destseg_anomalib.training.checkpoints import CheckpointFiles
 from tests.conftest import make_part_data, make_part_folder
+from tests.integration.conftest import TINY
+from tests.integration.forks import Forks
 from tests.integration.test_cli import TRAINER, data_arguments
 
-SMALL = {"backbone": "resnet18", "pre_trained": False, "image_size": (32, 32)}
+SMALL = {
+    DeSTSeg: TINY,
+    PFADSeg: {"backbone": "test_resnet", "pre_trained": False, "image_size": (32, 32)},
+}
 
 # `anomalib train`, except that it writes last.ckpt every third step, and ends by `kill -9` in the middle of a step or,
 # having written half of it, of a checkpoint.
@@ -64,22 +69,20 @@ main()
 """
 
 
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory) -> Iterator[Forks]:
+    with Forks(tmp_path_factory.mktemp("forks")) as made:
+        yield made
+
+
 def train(
-    folder: Path, seed: int, *arguments: str, moment: str = "never", count: int = 0
-) -> subprocess.CompletedProcess:
-    model = ["--model", "DeSTSeg", *(f"--model.{k}={v}" for k, v in SMALL.items() if k != "image_size")]
+    forks: Forks, folder: Path, seed: int, *arguments: str, moment: str = "never", count: int = 0
+) -> CompletedProcess[str]:
+    model = ["--model", "DeSTSeg", *(f"--model.{k}={v}" for k, v in TINY.items() if k != "image_size")]
     steps = ["--model.image_size=[32,32]", "--model.student_steps=10", "--model.segmentation_steps=10"]
-    command = [sys.executable, "-c", KILLED_TRAIN, str(seed), moment, str(count), "train", *model, *steps]
-    command += [*data_arguments(folder.parent / "parts"), *TRAINER, *arguments]
+    command = [str(seed), moment, str(count), "train", *model, *steps, *data_arguments(folder.parent / "parts")]
     folder.mkdir(exist_ok=True)
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-
-
-@pytest.fixture(autouse=True)
-def no_checkpoints_are_left(tmp_path):
-    """They have 300 MB each, and pytest keeps the folders of three sessions."""
-    yield
-    shutil.rmtree(tmp_path)
+    return forks.run(KILLED_TRAIN, *command, *TRAINER, *arguments, folder=folder)
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -99,21 +102,21 @@ def run_of(folder: Path, number: int) -> Path:
     return next(folder.rglob(f"v{number}")) / "weights" / "lightning"
 
 
-def test_a_training_killed_in_both_phases_and_while_writing_ends_as_if_it_had_not_been(tmp_path) -> None:
+def test_a_training_killed_in_both_phases_and_while_writing_ends_as_if_it_had_not_been(forks, tmp_path) -> None:
     make_part_folder(tmp_path)
-    alone = train(tmp_path / "alone", 3)
+    alone = train(forks, tmp_path / "alone", 3)
     assert alone.returncode == 0, alone.stdout + alone.stderr
 
     folder = tmp_path / "killed"
     runs = folder / "results" / "DeSTSeg" / "parts"
     for number, (moment, count, kept) in enumerate([("step", 5, 3), ("write", 2, 6), ("step", 9, 12)]):
         how = (99, "--ckpt_path", "last") if number else (3,)  # the seed of a resumed training is the checkpoint's
-        killed = train(folder, *how, moment=moment, count=count)
+        killed = train(forks, folder, *how, moment=moment, count=count)
         assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
         last = max(runs.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         assert torch.load(last, weights_only=True)["global_step"] == kept
         assert f"v{number}" in last.parts
-    ended = train(folder, 99, "--ckpt_path", "last")
+    ended = train(forks, folder, 99, "--ckpt_path", "last")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
     assert same(weights(run_of(tmp_path / "alone", 0) / "model.ckpt"), weights(run_of(folder, 3) / "model.ckpt"))
@@ -151,12 +154,14 @@ def fit(
     **kwargs: Any,
 ) -> tuple[Engine, Any]:
     seed_everything(seed, verbose=False)
-    trained = model(**(SMALL | {"student_steps": 4, "segmentation_steps": 3} | kwargs))
+    trained = model(**(SMALL[model] | {"student_steps": 4, "segmentation_steps": 3} | kwargs))
     engine = Engine(
         default_root_dir=out,
         accelerator="cpu",
         devices=1,
         logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         callbacks=[*(callbacks or []), Stop(stop)],
         **(trainer or {}),
     )
@@ -176,7 +181,7 @@ def save_every(steps: int, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("saved", "case"),
     [
-        (4, {}),  # after the last step of the first phase
+        (4, {"encoder_decoder": True}),  # after the last step of the first phase
         (6, {"model": PFADSeg}),
         (2, {"segmentation": False}),
         (5, {"trainer": {"accumulate_grad_batches": 2}}),
@@ -238,7 +243,7 @@ def test_after_a_training_last_is_the_final_checkpoint_and_takes_no_room(finishe
 def test_a_test_of_the_last_checkpoint_finds_it(finished) -> None:
     folder, root, _, model = finished
     engine = Engine(default_root_dir=root / "results", accelerator="cpu", devices=1, logger=False)
-    other = DeSTSeg(**SMALL)
+    other = DeSTSeg(**TINY)
     engine.test(other, datamodule=make_part_data(folder), ckpt_path="last", verbose=False)
     assert same(other.state_dict(), model.state_dict())
 

@@ -3,7 +3,7 @@
 
 """Counting background pixels above thresholds: exactly, or from a histogram of fixed size."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.ordering import to_ordered
 
-PIECE = 1 << 17  # scores read at a time: few enough for the cache, many enough that threads seldom wait for the GIL
-BIN_BITS = 21  # of so many bins few hold several thresholds, and the table of them takes 8 MB
+PIECE = 1 << 16  # scores read at a time: few enough for the cache, many enough that threads seldom wait for the GIL
+BIN_BITS = 20  # of so many bins few hold several thresholds, and the table of them takes 4 MB
+ROUNDS = 3  # thresholds that a score is compared with, after the guessed one, before it is searched for
 
 
 class NegativeCounts(NamedTuple):
@@ -111,7 +112,8 @@ class _RankTable:
     """Ranks scores among thresholds: the rank of a score is the number of thresholds below it.
 
     A table of bins guesses the rank: as many thresholds as lie in lower bins. That is never too high, and for most
-    scores right or one too low, since few bins hold several thresholds. The others are searched for.
+    scores right, since few bins hold several thresholds. The others are compared with the next few thresholds, and
+    what is still higher is searched for.
 
     Args:
         thresholds: Float32 ``(U,)``, ascending, each once.
@@ -119,7 +121,6 @@ class _RankTable:
 
     def __init__(self, thresholds: NDArray[np.float32]) -> None:
         self.thresholds = thresholds
-        self.and_infinity = np.append(thresholds, np.float32(np.inf))
         keys = to_ordered(thresholds)
         # The lower bits of keys are dropped, so that the rest tells so many bins apart.
         bits = min(BIN_BITS, thresholds.size.bit_length() + 6)
@@ -133,15 +134,22 @@ class _RankTable:
         """Bins of scores between the lowest and the highest threshold."""
         return (to_ordered(scores) >> self.dropped_bits) - self.first
 
-    def ranks(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Ranks of scores between the lowest and the highest threshold."""
+    def ranks(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Ranks of scores between the lowest and the highest threshold, and which scores equal their threshold."""
         # A `take` that checks bounds would keep the GIL.
-        guess = self.guesses.take(self._bins(scores), mode="clip").astype(np.int64)
-        ranks = guess + (self.and_infinity.take(guess, mode="clip") < scores)
-        higher = np.flatnonzero(self.and_infinity[1:].take(guess, mode="clip") < scores)
-        higher = higher.take(scores.take(higher).argsort())  # in order, searches of neighbours share the cache
-        ranks[higher] = self.thresholds.searchsorted(scores.take(higher))
-        return ranks
+        ranks = self.guesses.take(self._bins(scores), mode="clip")
+        found = self.thresholds.take(ranks, mode="clip")
+        low = np.flatnonzero(found < scores)
+        left, rank = scores.take(low), ranks.take(low)
+        for _ in range(ROUNDS):
+            rank += 1
+            threshold = self.thresholds.take(rank, mode="clip")
+            ranks[low], found[low] = rank, threshold
+            higher = np.flatnonzero(threshold < left)
+            low, left, rank = low.take(higher), left.take(higher), rank.take(higher)
+        ranks[low] = self.thresholds.searchsorted(left)
+        found[low] = self.thresholds.take(ranks.take(low), mode="clip")
+        return ranks, found == scores
 
     def count(self, pieces: Sequence[NDArray[np.float32]], dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
         """Count scores by rank.
@@ -156,12 +164,11 @@ class _RankTable:
         """
         lowest, highest = self.thresholds[0], self.thresholds[-1]
         at_rank, tied = counts = np.zeros((2, self.thresholds.size + 1), dtype)
-        for piece in pieces:
-            scores = piece.compress((piece >= lowest) & (piece <= highest))
-            ranks = self.ranks(scores)
+        for scores in _grouped(piece.compress((piece >= lowest) & (piece <= highest)) for piece in pieces):
+            ranks, is_tied = self.ranks(scores)
             _add(at_rank, ranks)
-            _add(tied, ranks.compress(self.thresholds.take(ranks, mode="clip") == scores))
-            at_rank[-1] += np.count_nonzero(piece > highest)
+            _add(tied, ranks.compress(is_tied))
+        at_rank[-1] += sum(np.count_nonzero(piece > highest) for piece in pieces)
         return counts
 
 
@@ -170,6 +177,20 @@ def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float3
     for chunk in chunks:
         for start in range(0, chunk.size, PIECE):
             yield chunk[start : start + PIECE]
+
+
+def _grouped(parts: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Join parts of pieces until they are worth a call: most hold few of the scores between two thresholds."""
+    group: list[NDArray[np.float32]] = []
+    size = 0
+    for part in parts:
+        group.append(part)
+        size += part.size
+        if size >= PIECE // 2:
+            yield np.concatenate(group)
+            group, size = [], 0
+    if size:
+        yield np.concatenate(group)
 
 
 def _add(table: NDArray[Any], at: NDArray[Any], number: int = 1) -> None:

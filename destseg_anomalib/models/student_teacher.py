@@ -13,13 +13,13 @@ from typing import Literal
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
-from torch.nn import functional
 
 from .blocks import BlockFactory, conv3x3, init_kaiming, stage
 from .losses import cosine_loss, focal_loss, l1_loss, loss_mask
 from .similarity import cosine_distance, l2_normalize
 from .student import Student
 from .teacher import Teacher
+from .witness import DistanceWitness, distance_map, upsample
 
 SegmentationInput = Literal["product", "concat", "cosine"]
 
@@ -68,6 +68,11 @@ class StudentTeacherModel(nn.Module):
         l1_loss: Whether the segmentation loss has its L1 term.
         segmentation_input: What the segmentation network reads.
         top_t: How many of the highest pixels the image score averages.
+        distance_weight: How much the cosine distances say in the map beside the segmentation network; 0 for nothing,
+            as in the papers.
+
+    Raises:
+        ValueError: If `distance_weight` is negative, or is given without a segmentation network.
     """
 
     mean: torch.Tensor
@@ -83,8 +88,14 @@ class StudentTeacherModel(nn.Module):
         l1_loss: bool = True,
         segmentation_input: SegmentationInput = "product",
         top_t: int = 100,
+        distance_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if distance_weight and segmentation is None:
+            msg = (
+                f"distance_weight={distance_weight} without a segmentation network stands beside nothing: pass 0."
+            )
+            raise ValueError(msg)
         self.teacher = teacher
         self.student = student
         self.segmentation = segmentation
@@ -92,6 +103,7 @@ class StudentTeacherModel(nn.Module):
         self.l1_loss = l1_loss
         self.segmentation_input = segmentation_input
         self.top_t = top_t
+        self.witness = DistanceWitness(distance_weight) if distance_weight else None
         self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(teacher.std).view(1, 3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)
@@ -150,7 +162,7 @@ class StudentTeacherModel(nn.Module):
             else:
                 maps.append(cosine_distance(t, s))
         size = maps[0].shape[-2:]
-        similarity = torch.cat([_upsample(m, size) for m in maps], dim=1)
+        similarity = torch.cat([upsample(m, size) for m in maps], dim=1)
         return self.segmentation(similarity.to(self.mean.dtype))  # maps are float32, weights may be of half precision
 
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
@@ -185,6 +197,8 @@ class StudentTeacherModel(nn.Module):
         losses = {"focal": focal_loss(logits, small, gamma)}
         if self.l1_loss:
             losses["l1"] = l1_loss(logits, small)
+        if self.witness is not None:
+            self.witness.learn(teacher, student, small)
         return losses
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
@@ -201,8 +215,11 @@ class StudentTeacherModel(nn.Module):
         if self.segmentation is None:
             small = distance_map(teacher, student)
         else:
-            small = self.segment(teacher, student).float().sigmoid()
-        anomaly_map = _upsample(small, images.shape[-2:])
+            logits = self.segment(teacher, student).float()
+            if self.witness is not None:
+                logits = self.witness(logits, teacher, student)
+            small = logits.sigmoid()
+        anomaly_map = upsample(small, images.shape[-2:])
         pixels = anomaly_map.flatten(start_dim=1)
         top = pixels.topk(min(self.top_t, pixels.shape[1]), dim=1, sorted=False).values
         return InferenceBatch(pred_score=top.mean(dim=1), anomaly_map=anomaly_map)
@@ -230,21 +247,3 @@ def segmentation_channels(segmentation_input: str, channels: Sequence[int]) -> i
         msg = f"segmentation_input={segmentation_input!r} is unknown: choose one of {', '.join(counts)}."
         raise ValueError(msg)
     return counts[segmentation_input]
-
-
-def distance_map(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
-    """Multiply the upsampled cosine distances of the levels: the map without a segmentation network (Table 4).
-
-    Args:
-        teacher: L2-normalised teacher maps, finest first.
-        student: L2-normalised student maps of the same shapes.
-
-    Returns:
-        Float32 map (N, 1, H / 4, W / 4) in [0, 2 ** levels].
-    """
-    distances = [cosine_distance(t, s) for t, s in zip(teacher, student, strict=True)]
-    return torch.stack([_upsample(d, distances[0].shape[-2:]) for d in distances]).prod(dim=0)
-
-
-def _upsample(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 
-class Loans(Callback):
+class Loans(Checkpoint):
     """Takes back whatever a model has put on a trainer, a strategy or a data set, which are not its own.
 
     Lightning tears nothing down after an exception or Ctrl-C, but it tells callbacks of it: what is lent here is taken
     back in both cases, so that the next model finds these objects as they were. Callbacks of ours are lent as well:
-    Lightning would leave them on the trainer, to act on the next model. It knows nothing of what it lends.
+    Lightning would leave them on the trainer, to act on the next model. It knows nothing of what it lends, and writes
+    nothing: it is a `Checkpoint` since Lightning calls these last, and one that is written when a training is stopped
+    must find everything in its place.
 
     Args:
         guests: Callbacks that leave the trainer when a stage ends; this one does so too.

@@ -25,6 +25,7 @@ from destseg_anomalib.training.acceptance import (
     check_model,
     check_weights,
 )
+from destseg_anomalib.training.averaging import put_average, take_average
 from destseg_anomalib.training.checkpoints import batch_layout, forget_time, rest_between_steps, warn_of_changes
 from destseg_anomalib.training.contents import make_plain, same
 from destseg_anomalib.transforms import RoundedBilinearResize
@@ -50,6 +51,7 @@ def store(checkpoint: dict[str, Any], model: Any) -> None:  # noqa: ANN401  both
         "post_processor": type(model.post_processor).__name__,
     }
     checkpoint["state_dict"] = _renamed(checkpoint["state_dict"], compiled=False)
+    put_average(checkpoint, model.average)
     make_plain(checkpoint)
 
 
@@ -72,8 +74,10 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
         checkpoint["callbacks"] = {}  # one of them, the post-processor, would bring the thresholds of that file back
         trainer.ckpt_path = model.resumed_from = None  # and Lightning does not say otherwise
         return
+    checkpoint.get("hyper_parameters", {}).setdefault("distance_weight", 0.0)  # as before there was such an argument
     check_model(checkpoint, model)
     (check_architecture if fitting else follow)(checkpoint, model)
+    model.average_so_far = take_average(checkpoint) if fitting else ({}, 0)
     checkpoint["state_dict"] = _renamed(checkpoint["state_dict"], compiled=hasattr(model.model, "_orig_mod"))
     check_weights(checkpoint, model)
     _load_components(checkpoint, model, load_components)

@@ -24,6 +24,7 @@ from destseg_anomalib.training.acceptance import (
     check_validation,
     tested_on_training_images,
 )
+from destseg_anomalib.training.averaging import WeightAverage, agree, begin_average
 from destseg_anomalib.training.batches import TrainingImages
 from destseg_anomalib.training.checkpoints import LastCheckpoint
 from destseg_anomalib.training.contents import PLAIN_TYPES
@@ -40,8 +41,9 @@ class ResumableTraining:
 
     It knows when something happens, and what a training keeps beside weights; what is done then, the functions that it
     calls know. The model has `position`, which tells phases, and `configure_network`, which makes its networks of its
-    hyper-parameters. It reads `backbone_weights`, `cache_images`, `image_size`, `opacity`, `pre_trained`, `rotation`,
-    `student_steps`, `segmentation_steps`, `textures`, `top_t` and those that `architecture` names.
+    hyper-parameters. It reads `average_weights`, `backbone_weights`, `cache_images`, `image_size`, `opacity`,
+    `pre_trained`, `rotation`, `student_steps`, `segmentation_steps`, `textures`, `top_t` and those that `architecture`
+    names.
     """
 
     architecture: ClassVar[tuple[str, ...]]
@@ -70,6 +72,12 @@ class ResumableTraining:
 
     sound: torch.Tensor
     """Whether all scores of the validation under way are finite; on the model's device."""
+
+    average: WeightAverage | None = None
+    """What the segmentation network was on average, in a training."""
+
+    average_so_far: tuple[dict[str, torch.Tensor], int] = ({}, 0)
+    """The average in the checkpoint that a training goes on from, and how many steps it is of."""
 
     images: TrainingImages | None = None
     generator: AnomalyGenerator | None = None
@@ -106,11 +114,16 @@ class ResumableTraining:
             # The seed that the user set for everything, or a random one: the first process decides for all.
             self.seed = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63)
             self.losses = FiniteLoss()
+            self.average_so_far = {}, 0
 
     def on_fit_start(self) -> None:
         """Prepare the training, and have what is left undone at its end said, however it ends."""
         super().on_fit_start()  # type: ignore[misc]
         prepare_training(self, self.trainer)
+        average = begin_average(self)
+        self.loans.lend(self, "average", average)
+        if average is not None:
+            self.loans.on_return(average.serve)
         self.loans.on_return(lambda: say_what_is_missing(self))
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -123,12 +136,28 @@ class ResumableTraining:
         step = self.trainer.global_step
         self.losses.watch(loss, step, self.position(step)[0], self.trainer.strategy)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take a step, and in phase 2 its outcome into the average."""
+        super().optimizer_step(*args, **kwargs)  # type: ignore[misc]
+        phase, _ = self.position(self.trainer.global_step)
+        if phase and self.average is not None:
+            self.average.update()
+
     def on_validation_start(self) -> None:
-        """End a training that diverged in its last step, and learn thresholds from this validation alone."""
+        """End a training that diverged in its last step; validate the average, and learn thresholds from that alone."""
         super().on_validation_start()  # type: ignore[misc]
         check_finite(self)
+        if self.average is not None:
+            agree(self.average)
+            self.average.serve()
         self.sound = torch.ones((), dtype=torch.bool, device=self.device)
         empty(self.post_processor)  # an interrupted validation left it half full
+
+    def on_validation_end(self) -> None:
+        """Go on where the training was."""
+        super().on_validation_end()  # type: ignore[misc]
+        if self.average is not None:
+            self.average.learn()
 
     def on_test_start(self) -> None:
         """Say it if the test can only flatter, and measure nothing of an interrupted one."""

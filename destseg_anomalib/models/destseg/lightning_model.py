@@ -59,6 +59,9 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
         l1_loss: Whether the segmentation loss has its L1 term.
         segmentation_input: What the segmentation network reads: `product`, `concat` or `cosine`.
         top_t: How many of the highest pixels the image score averages.
+        average_weights: Whether phase 2 leaves an average of the segmentation network, not its last step.
+        distance_weight: How much the student's distance from the teacher says in the map beside the segmentation
+            network: logit + weight * log distance; 0 for nothing.
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
@@ -69,7 +72,13 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
     """
 
     reference_batch: ClassVar[int] = 32
-    architecture: ClassVar[tuple[str, ...]] = ("backbone", "encoder_decoder", "segmentation", "segmentation_input")
+    architecture: ClassVar[tuple[str, ...]] = (
+        "backbone",
+        "encoder_decoder",
+        "segmentation",
+        "segmentation_input",
+        "distance_weight",
+    )
 
     def __init__(
         self,
@@ -93,6 +102,8 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
         l1_loss: bool = True,
         segmentation_input: SegmentationInput = "product",
         top_t: int = 100,
+        average_weights: bool = True,
+        distance_weight: float = 0.0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -119,4 +130,5 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
             l1_loss=arguments.l1_loss,
             segmentation_input=arguments.segmentation_input,
             top_t=arguments.top_t,
+            distance_weight=arguments.distance_weight,
         )

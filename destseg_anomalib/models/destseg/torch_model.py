@@ -51,6 +51,7 @@ class DeSTSegModel(StudentTeacherModel):
         segmentation_input: What the segmentation network reads (Table 6): the channel-wise `product` of the
             normalised maps, both maps (`concat`), or their `cosine` distances.
         top_t: How many of the highest pixels the image score averages (Table S2).
+        distance_weight: How much the cosine distances say in the map beside the segmentation network.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`, or `segmentation_input` is none of the three.
@@ -68,6 +69,7 @@ class DeSTSegModel(StudentTeacherModel):
         l1_loss: bool = True,
         segmentation_input: SegmentationInput = "product",
         top_t: int = 100,
+        distance_weight: float = 0.0,
     ) -> None:
         teacher = Teacher(backbone)
         if pre_trained:
@@ -84,6 +86,7 @@ class DeSTSegModel(StudentTeacherModel):
             l1_loss=l1_loss,
             segmentation_input=segmentation_input,
             top_t=top_t,
+            distance_weight=distance_weight,
         )
 
     def load_reference_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:

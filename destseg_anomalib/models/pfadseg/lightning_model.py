@@ -57,6 +57,9 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
         pcar: Whether the second convolution of a block is the parallel attention; else a plain one.
         rcm_layer_scale: Start value of the layer scale of `rcm`; its source has 1e-6.
         top_t: How many of the highest pixels the image score averages.
+        average_weights: Whether phase 2 leaves an average of the segmentation network, not its last step.
+        distance_weight: How much the student's distance from the teacher says in the map beside the segmentation
+            network: logit + weight * log distance; 0 for nothing.
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
@@ -67,7 +70,7 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
     """
 
     reference_batch: ClassVar[int] = 16
-    architecture: ClassVar[tuple[str, ...]] = ("backbone", "rcm", "aff", "pcar")
+    architecture: ClassVar[tuple[str, ...]] = ("backbone", "rcm", "aff", "pcar", "distance_weight")
 
     def __init__(
         self,
@@ -90,6 +93,8 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
         pcar: bool = True,
         rcm_layer_scale: float = 1.0,
         top_t: int = 100,
+        average_weights: bool = True,
+        distance_weight: float = 0.0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -115,4 +120,5 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
             pcar=arguments.pcar,
             rcm_layer_scale=arguments.rcm_layer_scale,
             top_t=arguments.top_t,
+            distance_weight=arguments.distance_weight,
         )

@@ -34,6 +34,7 @@ class PFADSegModel(StudentTeacherModel):
         pcar: Whether the second convolution of a block is the parallel attention; else a plain one.
         rcm_layer_scale: Start value of the layer scale of `rcm`.
         top_t: How many of the highest pixels the image score averages.
+        distance_weight: How much the cosine distances say in the map beside the segmentation network.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`.
@@ -50,6 +51,7 @@ class PFADSegModel(StudentTeacherModel):
         pcar: bool = True,
         rcm_layer_scale: float = 1.0,
         top_t: int = 100,
+        distance_weight: float = 0.0,
     ) -> None:
         teacher = Teacher(backbone)
         if pre_trained:
@@ -67,4 +69,5 @@ class PFADSegModel(StudentTeacherModel):
             Student(block, teacher.channels, signed=teacher.signed),
             SegmentationNetwork(segmentation_channels("product", teacher.channels), block, context),
             top_t=top_t,
+            distance_weight=distance_weight,
         )

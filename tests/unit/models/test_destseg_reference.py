@@ -13,7 +13,7 @@ import torch
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
 from destseg_anomalib.models.losses import cosine_loss, focal_loss, l1_loss
 from destseg_anomalib.models.similarity import cosine_distance
-from destseg_anomalib.models.student_teacher import distance_map
+from destseg_anomalib.models.witness import distance_map
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from destseg_anomalib import DeSTSeg
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
 from destseg_anomalib.models.losses import cosine_loss
 from destseg_anomalib.models.similarity import cosine_distance, l2_normalize
-from destseg_anomalib.models.student_teacher import StudentTeacherModel, distance_map
+from destseg_anomalib.models.student_teacher import StudentTeacherModel
+from destseg_anomalib.models.witness import distance_map
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank
 from destseg_anomalib.transforms import RoundedBilinearResize
 

@@ -41,9 +41,9 @@ MUTATIONS = [
     ),
     Mutation(
         "pixels at the threshold are predicted",
-        "metrics/iap.py",
-        'np.sort(regions.positives).searchsorted(scores, "left")',
-        'np.sort(regions.positives).searchsorted(scores, "right")',
+        "metrics/levels.py",
+        'for side in ("left", "right")',
+        'for side in ("right", "right")',
         "unit/metrics/test_iap.py::TestFaultsOfTheOfficialCode",
     ),
     Mutation(

@@ -3,10 +3,10 @@
 
 """From counts at thresholds to figures: AUROC, AP, PRO, best F1, and precision over instance recall.
 
-AUROC, AP and PRO are sums over the positives, of a term that depends on the score s of the positive alone: with ``tp``
-the positives and ``fp`` the negatives at or above s, ``gt`` the negatives above s, and P and N all positives and
-negatives. The functions return the sum over the thresholds that they are given, so that a large set can be summed
-block by block. Counts are int64, divisions float64.
+AUROC, AP and PRO are sums over levels of score. The functions return the sum over the levels that they are given, so
+that a large set can be summed block by block. The n positives and m negatives in a level, with ``tp`` and ``fp`` above
+it, are tied if it is one score, and taken as evenly spread if it is wider. P and N are all positives and negatives.
+Counts are int64, divisions float64.
 """
 
 import math
@@ -15,104 +15,82 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from destseg_anomalib.metrics.negatives import NegativeCounts
+from destseg_anomalib.metrics.levels import Levels
+from destseg_anomalib.metrics.ordering import to_ordered
+
+ZERO = to_ordered(np.zeros(1, dtype=np.float32))[0]
 
 
-class ThresholdCounts(NamedTuple):
-    """Positives and negatives at ascending thresholds.
-
-    Attributes:
-        thresholds: Float32 ``(U,)``, scores of U positives; equal scores repeat.
-        tp: Int64 ``(U,)``, positives at or above each threshold.
-        fp: Negatives at and above each threshold.
-        positives: All positives of the set, P.
-        negatives: All negatives of the set, N.
-    """
-
-    thresholds: NDArray[np.float32]
-    tp: NDArray[np.int64]
-    fp: NegativeCounts
-    positives: int
-    negatives: int
-
-    def take(self, thresholds: NDArray[np.float32]) -> "ThresholdCounts":
-        """Pick some of the thresholds.
-
-        Args:
-            thresholds: Float32 ``(V,)``, each of them one of the thresholds.
-
-        Returns:
-            Their counts.
-        """
-        at = self.thresholds.searchsorted(thresholds)
-        return self._replace(thresholds=thresholds, tp=self.tp[at], fp=self.fp.take(at))
-
-
-def auroc(counts: ThresholdCounts) -> float:
+def auroc(levels: Levels) -> float:
     """Area under the receiver operating characteristic; a tie counts half.
 
     Args:
-        counts: Counts at the score of each positive, or of some of them.
+        levels: The levels of all positives, or some of them.
 
     Returns:
-        ``sum(N - (fp + gt) / 2) / (P N)``, NaN if the set has no positives or no negatives.
+        ``sum(n (N - fp - m / 2)) / (P N)``, NaN if the set has no positives or no negatives.
     """
-    if not counts.positives or not counts.negatives:
+    if not levels.positives or not levels.negatives:
         return math.nan
-    below = counts.negatives - (counts.fp.upper + counts.fp.above) / 2
-    return float(below.sum()) / (counts.positives * counts.negatives)
+    below = levels.negatives - levels.fp_above - levels.fp_in / 2
+    return float((levels.tp_in * below).sum()) / (levels.positives * levels.negatives)
 
 
-def average_precision(counts: ThresholdCounts) -> float:
+def average_precision(levels: Levels) -> float:
     """Average precision, the sum of precision times the step in recall (no interpolation).
 
     Args:
-        counts: Counts at the score of each positive, or of some of them.
+        levels: The levels of all positives, or some of them.
 
     Returns:
-        ``sum(tp / (tp + fp)) / P``, NaN if the set has no positives.
+        ``sum(n (tp + n) / (tp + n + fp + m)) / P``, NaN if the set has no positives. In a wide level, the precision at
+        the mean of its positives: ``(n + 1) / 2`` for n and ``m / 2`` for m.
     """
-    if not counts.positives:
+    if not levels.positives:
         return math.nan
-    return float((counts.tp / (counts.tp + counts.fp.at_least)).sum()) / counts.positives
+    # But for the smallest that float32 has, only zero lies in the bin of zero: a tie, and often a large one.
+    tied = (levels.first == ZERO) | (levels.width == 1)
+    tp = levels.tp_above + np.where(tied, levels.tp_in, (levels.tp_in + 1) / 2)
+    fp = levels.fp_above + np.where(tied, levels.fp_in, levels.fp_in / 2)
+    return float((levels.tp_in * tp / (tp + fp)).sum()) / levels.positives
 
 
-def best_f1(counts: ThresholdCounts) -> float:
-    """Highest F1 score over the thresholds.
+def best_f1(levels: Levels) -> float:
+    """Highest F1 score over thresholds at the lower ends of levels.
 
     Args:
-        counts: Counts at the score of each positive, or of some of them.
+        levels: The levels of all positives, or some of them.
 
     Returns:
-        ``max(2 tp / (tp + fp + P))``, NaN if the set has no positives.
+        ``max(2 (tp + n) / (tp + n + fp + m + P))``, NaN if the set has no positives.
     """
-    if not counts.positives:
+    if not levels.positives:
         return math.nan
-    return float((2 * counts.tp / (counts.tp + counts.fp.at_least + counts.positives)).max())
+    tp, fp = levels.tp_above + levels.tp_in, levels.fp_above + levels.fp_in
+    return float((2 * tp / (tp + fp + levels.positives)).max())
 
 
-def per_region_overlap(counts: ThresholdCounts, weights: NDArray[np.float64], limit: float = 0.3) -> float:
+def per_region_overlap(levels: Levels, shares: NDArray[np.float64], limit: float = 0.3) -> float:
     """Area under the per-region overlap over the false positive rate up to a limit, divided by the limit.
 
-    Along a tie both rates move together, so the curve is linear there (Bergmann et al., MVTec AD, IJCV 2021, sec. 5).
+    Along a level both rates move together, so the curve is linear there (Bergmann et al., MVTec AD, IJCV 2021, sec. 5).
 
     Args:
-        counts: Counts at the score of each positive, or of some of them.
-        weights: Float64 ``(U,)``, what each positive adds to the mean overlap: 1 over its region's area and the number
-            of regions.
+        levels: The levels of all positives, or some of them.
+        shares: Float64 ``(U,)``, what the positives of each level add to the mean overlap: each 1 over its region's
+            area and the number of regions.
         limit: Highest false positive rate, in (0, 1].
 
     Returns:
-        With ``L = limit N`` and counts cut at L, ``sum(w (L - fp + (fp - gt)^2 / (2 tied))) / L``, where ``tied`` is
-        ``fp - gt`` before the cut; NaN if the set has no positives or no negatives.
+        With ``L = limit N``, and ``above = fp`` and ``reached = fp + m`` cut at L, the sum of
+        ``share (L - reached + (reached - above)^2 / (2 m)) / L``; NaN if the set has no positives or no negatives.
     """
-    if not counts.positives or not counts.negatives:
+    if not levels.positives or not levels.negatives:
         return math.nan
-    end = limit * counts.negatives
-    fp, gt = np.minimum(counts.fp.upper, end), np.minimum(counts.fp.above, end)
-    tied = np.maximum(counts.fp.upper - counts.fp.above, 1)
+    end = limit * levels.negatives
+    reached, above = np.minimum(levels.fp_above + levels.fp_in, end), np.minimum(levels.fp_above, end)
     # Not a dot product: OpenBLAS would give it to threads, which take 500 times as long where a core is busy.
-    return float((weights * (end - fp + (fp - gt) ** 2 / (2 * tied))).sum()) / end
+    return float((shares * (end - reached + (reached - above) ** 2 / (2 * np.maximum(levels.fp_in, 1)))).sum()) / end
 
 
 class InstanceCurve(NamedTuple):
@@ -121,8 +99,8 @@ class InstanceCurve(NamedTuple):
     Attributes:
         scores: Float32 ``(N,)``, the region scores, ascending. At ``scores[i]`` the instance recall is ``(N - i) / N``.
         precision: Float64 ``(N,)``, highest precision at that recall or a higher one.
-        lower: Float64 ``(N,)``, a sure lower bound of it; the same if background pixels were counted exactly.
-        upper: Float64 ``(N,)``, a sure upper bound of it; the same if background pixels were counted exactly.
+        lower: Float64 ``(N,)``, a sure lower bound of it; the same if pixels were counted exactly.
+        upper: Float64 ``(N,)``, a sure upper bound of it; the same if pixels were counted exactly.
     """
 
     scores: NDArray[np.float32]
@@ -131,17 +109,26 @@ class InstanceCurve(NamedTuple):
     upper: NDArray[np.float64]
 
 
-def instance_precision(counts: ThresholdCounts) -> NDArray[np.float64]:
-    """Pixel precision at thresholds, ``tp / (tp + fp)``, with sure bounds.
+def instance_precision(levels: Levels, keys: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Pixel precision at scores of positives, with sure bounds.
 
     Args:
-        counts: Counts at U thresholds, in practice region scores.
+        levels: The levels that hold these positives, and any others.
+        keys: Uint32 ``(V,)``, ordered integers of the scores.
 
     Returns:
-        Float64 ``(3, U)``: best estimate, lower and upper bound.
+        Float64 ``(3, V)``: best estimate, lower and upper bound; all the same if a level is one score.
     """
-    fp = np.stack([counts.fp.at_least, counts.fp.upper, counts.fp.lower])
-    return counts.tp / (counts.tp + fp)
+    at = levels.first.searchsorted(keys, "right") - 1
+    tp_in, tp, fp_in, fp = (counts[at] for counts in levels[2:6])
+    part = 1 - (keys - levels.first[at]) / levels.width  # of the level, at or above the score
+    itself = tp_in if levels.width == 1 else 1  # of the positives in the level, those that surely reach the score
+    reached = [
+        (tp + itself + (tp_in - itself) * part, fp + fp_in * part),
+        (tp + itself, fp + fp_in),
+        (tp + tp_in, fp + (fp_in if levels.width == 1 else 0)),
+    ]
+    return np.stack([true / (true + false) for true, false in reached])
 
 
 def instance_curve(scores: NDArray[np.float32], precision: NDArray[np.float64]) -> InstanceCurve:

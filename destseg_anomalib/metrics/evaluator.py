@@ -152,7 +152,7 @@ class RawMapEvaluator(Evaluator):
         if any(image.regions is not None for image in images):
             figures = self.pixels.compute()
             self._log(trainer, _named(figures, bracket=self.pixels.bits is not None))
-            if trainer.is_global_zero and figures.region_scores.size and not trainer.barebones:
+            if trainer.is_global_zero and figures.regions.scores.size and not trainer.barebones:
                 write_report(_folder_of_heat_maps(trainer, pl_module), images, figures)
         self._log(trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
         if trainer.is_global_zero:

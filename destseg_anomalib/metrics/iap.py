@@ -24,14 +24,14 @@ from torchmetrics.utilities import rank_zero_warn
 
 from destseg_anomalib.metrics.curves import (
     InstanceCurve,
-    ThresholdCounts,
     instance_curve,
     instance_precision,
     mean_precision,
     precision_at,
 )
-from destseg_anomalib.metrics.instances import Regions, region_scores
-from destseg_anomalib.metrics.negatives import Negatives
+from destseg_anomalib.metrics.instances import Regions
+from destseg_anomalib.metrics.levels import BinnedPixels, ExactPixels
+from destseg_anomalib.metrics.ordering import from_ordered, to_ordered
 from destseg_anomalib.metrics.plotting import plot_instance_curve
 from destseg_anomalib.metrics.store import PixelStore
 
@@ -93,24 +93,20 @@ def precision_at_instance_recall(
     return _of_set(_IAPAtRecall(recall=recall, overlap=overlap), preds, target)
 
 
-def curve_of(regions: Regions, negatives: Negatives, overlap: float) -> InstanceCurve:
+def curve_of(pixels: ExactPixels | BinnedPixels, regions: Regions) -> InstanceCurve:
     """Precision over instance recall, counted at the region scores alone.
 
     Args:
+        pixels: The pixels by level.
         regions: The regions.
-        negatives: The background.
-        overlap: Fraction of a region that must be exceeded for it to count as found.
 
     Returns:
         The curve; empty, with a warning, if there is no region.
     """
-    scores = np.sort(region_scores(regions, overlap))
-    if not scores.size:
+    keys = np.sort(to_ordered(regions.scores))
+    if not keys.size:
         rank_zero_warn("The ground truth holds no region, so IAP and IAP@k are undefined (NaN).", UserWarning)
-    positives = regions.positives.size
-    tp = positives - np.sort(regions.positives).searchsorted(scores, "left")
-    counts = ThresholdCounts(scores, tp, negatives.count(scores), positives, negatives.total)
-    return instance_curve(scores, instance_precision(counts))
+    return instance_curve(from_ordered(keys), instance_precision(pixels.at(keys), keys))
 
 
 class _InstanceMetric(PixelStore):
@@ -121,11 +117,7 @@ class _InstanceMetric(PixelStore):
     recall = 0.9
 
     def __init__(self, overlap: float = 0.5, bits: int | None = None, **kwargs: object) -> None:
-        if not 0 <= overlap < 1:
-            msg = f"overlap is a fraction of a region in [0, 1), got {overlap}."
-            raise ValueError(msg)
-        super().__init__(bits=bits, **kwargs)
-        self.overlap = overlap
+        super().__init__(bits=bits, overlap=overlap, **kwargs)
         self.bracket = (float("nan"), float("nan"))
 
     def plot(self, curve: InstanceCurve | None = None, ax: Axes | None = None) -> tuple[Figure | None, Axes]:
@@ -140,7 +132,7 @@ class _InstanceMetric(PixelStore):
         """
         if curve is None:
             with self.sync_context(should_sync=self._to_sync):
-                curve = curve_of(*self.collect(), self.overlap)
+                curve = curve_of(*self.collect())
         return plot_instance_curve(curve, self.recall, ax)
 
 
@@ -149,7 +141,7 @@ class _IAP(_InstanceMetric):
 
     def compute(self) -> torch.Tensor:
         """Compute IAP; sets ``bracket``."""
-        curve = curve_of(*self.collect(), self.overlap)
+        curve = curve_of(*self.collect())
         self.bracket = mean_precision(curve.lower), mean_precision(curve.upper)
         return torch.tensor(mean_precision(curve.precision), dtype=torch.float64)
 
@@ -166,7 +158,7 @@ class _IAPAtRecall(_InstanceMetric):
 
     def compute(self) -> torch.Tensor:
         """Compute IAP@k; sets ``bracket``."""
-        curve = curve_of(*self.collect(), self.overlap)
+        curve = curve_of(*self.collect())
         self.bracket = precision_at(curve.lower, self.recall), precision_at(curve.upper, self.recall)
         return torch.tensor(precision_at(curve.precision, self.recall), dtype=torch.float64)
 
@@ -186,9 +178,9 @@ class IAP(AnomalibMetric, _IAP):
 
     Args:
         overlap: Fraction of a region that must be exceeded for it to count as found, in [0, 1).
-        bits: ``None`` for an exact figure, or the leading bits of a float32 score, 10 to 24, by which background pixels
-            are counted in a histogram; 18 is good to 1e-5 on usual maps. After ``compute``, ``bracket`` holds bounds
-            that the exact figure cannot leave.
+        bits: ``None`` for an exact figure, or the leading bits of a float32 score, 10 to 24, by which pixels are
+            counted in histograms of fixed size; 18 is good to 1e-5 on usual maps. After ``compute``, ``bracket`` holds
+            bounds that the exact figure cannot leave.
         fields: Names of the batch's map and mask, ``("anomaly_map", "gt_mask")`` by default.
         prefix: Put before the logged name ``IAP``.
         strict: Whether a batch without map or mask is an error; else it is left out.

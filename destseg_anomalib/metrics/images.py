@@ -14,9 +14,11 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torchmetrics.utilities import rank_zero_warn
 
-from destseg_anomalib.metrics.curves import ThresholdCounts, auroc
+from destseg_anomalib.metrics.curves import auroc
 from destseg_anomalib.metrics.ground_truth import count_lost_regions
+from destseg_anomalib.metrics.levels import ExactPixels
 from destseg_anomalib.metrics.negatives import ExactNegatives
+from destseg_anomalib.metrics.ordering import to_ordered
 
 
 class ImageRecord(NamedTuple):
@@ -94,12 +96,12 @@ def image_auroc(images: Sequence[ImageRecord]) -> float:
         if math.isnan(image.score):
             msg = f"The score of image {image.path} is NaN or missing, so images cannot be ranked; check the model."
             raise ValueError(msg)
-    positives = np.sort(np.array([image.score for image in labelled if image.label], dtype=np.float32))
+    positives = np.array([image.score for image in labelled if image.label], dtype=np.float32)
     negatives = ExactNegatives([np.array([image.score for image in labelled if not image.label], dtype=np.float32)])
     if not positives.size or not negatives.total:
         rank_zero_warn("The test set lacks normal or anomalous images, so image_AUROC is undefined (NaN).", UserWarning)
-    tp = positives.size - positives.searchsorted(positives, "left")
-    return auroc(ThresholdCounts(positives, tp, negatives.count(positives), positives.size, negatives.total))
+    pixels = ExactPixels(positives, np.ones(positives.size, dtype=np.int64), negatives)
+    return auroc(pixels.at(to_ordered(positives)))
 
 
 def ground_truth_notes(images: Sequence[ImageRecord], *, distributed: bool = False) -> Iterator[str]:

@@ -18,12 +18,12 @@ class Regions(NamedTuple):
     """Ground-truth regions of one image or of a whole set.
 
     Attributes:
-        positives: Float32 ``(P,)``, the scores of their pixels, region after region, ascending within each region.
-        areas: Int64 ``(R,)``, pixels per region, in the order of ``positives``; they sum to P.
+        scores: Float32 ``(R,)``, the score of each region, see :func:`region_scores`.
+        areas: Int64 ``(R,)``, pixels per region.
         boxes: Int32 ``(R, 4)``, left, top, width and height of each region in pixels of its mask.
     """
 
-    positives: NDArray[np.float32]
+    scores: NDArray[np.float32]
     areas: NDArray[np.int64]
     boxes: NDArray[np.int32]
 
@@ -48,41 +48,31 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[n
     return labels, stats[1:]  # OpenCV's first row is the background, also where there is none
 
 
-def split_image(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], Regions]:
-    """Split one anomaly map into background scores and the scores of each region.
+def find_regions(
+    scores: NDArray[np.float32], mask: NDArray[np.bool_], overlap: float = 0.5
+) -> tuple[NDArray[np.float32], Regions]:
+    """Find the regions of one image and their scores.
 
     Args:
         scores: Float32 anomaly map ``(H, W)``, higher is more anomalous, without NaN.
         mask: Boolean ground truth ``(H, W)``.
+        overlap: Fraction of a region that must be exceeded for it to count as found, in [0, 1).
 
     Returns:
-        Float32 ``(N,)``, a copy of the background pixels in no particular order, and the regions.
+        Float32 ``(P,)``, the scores of defective pixels, region after region and ascending in each, and the regions.
 
     Example:
         >>> import numpy as np
         >>> scores = np.array([[8, 1, 4], [6, 2, 3]], dtype=np.float32)
         >>> mask = np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)
-        >>> background, regions = split_image(scores, mask)
-        >>> background.tolist(), regions.positives.tolist(), regions.areas.tolist()
-        ([1.0, 2.0, 3.0], [6.0, 8.0, 4.0], [2, 1])
-    """
-    regions = find_regions(scores, mask)
-    return scores[~mask] if regions.areas.size else scores.flatten(), regions
-
-
-def find_regions(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> Regions:
-    """Find the regions of one image and their scores.
-
-    Args:
-        scores: Float32 anomaly map ``(H, W)``, without NaN.
-        mask: Boolean ground truth ``(H, W)``.
-
-    Returns:
-        The regions.
+        >>> positives, regions = find_regions(scores, mask)
+        >>> positives.tolist(), regions.scores.tolist(), regions.areas.tolist()
+        ([6.0, 8.0, 4.0], [6.0, 4.0], [2, 1])
     """
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     if not width:
-        return Regions(np.empty(0, np.float32), np.empty(0, np.int64), np.empty((0, 4), np.int32))
+        none = np.empty(0, np.float32)
+        return none, Regions(none, np.empty(0, np.int64), np.empty((0, 4), np.int32))
     part = slice(top, top + height), slice(left, left + width)  # most masks are mostly empty
     crop = np.ascontiguousarray(mask[part])
     labels, boxes = label_regions(crop)
@@ -90,17 +80,21 @@ def find_regions(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> Region
     # One sort of integers (region, score) groups the pixels by region and orders each region.
     keys = (labels[crop].astype(np.uint64) << np.uint64(32)) | to_ordered(scores[part][crop])
     keys.sort()
-    return Regions(from_ordered(keys.astype(np.uint32)), boxes[:, 4].astype(np.int64), boxes[:, :4])
+    positives, areas = from_ordered(keys.astype(np.uint32)), boxes[:, 4].astype(np.int64)
+    return positives, Regions(region_scores(positives, areas, overlap), areas, boxes[:, :4])
 
 
-def region_scores(regions: Regions, overlap: float = 0.5) -> NDArray[np.float32]:
+def region_scores(
+    positives: NDArray[np.float32], areas: NDArray[np.int64], overlap: float = 0.5
+) -> NDArray[np.float32]:
     """Score each region by the highest threshold at which more than ``overlap`` of it is found.
 
     A region of n pixels scores the value at index ``min(floor(overlap * n), n - 1)`` of its pixels in descending order
     (DeSTSeg, arXiv 2211.11317, section 4.1, which has ``overlap = 0.5``).
 
     Args:
-        regions: The regions, R of them.
+        positives: Float32 ``(P,)``, the scores of pixels, region after region and ascending in each.
+        areas: Int64 ``(R,)``, pixels per region; they sum to P.
         overlap: Fraction of a region that must be exceeded, in [0, 1).
 
     Returns:
@@ -108,14 +102,12 @@ def region_scores(regions: Regions, overlap: float = 0.5) -> NDArray[np.float32]
 
     Example:
         >>> import numpy as np
-        >>> scores = np.array([[1, 2, 3, 0, 8, 9]], dtype=np.float32)
-        >>> _, regions = split_image(scores, scores > 0)
-        >>> region_scores(regions).tolist()
+        >>> region_scores(np.array([1, 2, 3, 8, 9], dtype=np.float32), np.array([3, 2])).tolist()
         [2.0, 8.0]
     """
     # The small term keeps the product of a decimal fraction and n from falling just below the whole number it means.
-    from_top = np.minimum(np.floor(regions.areas * overlap + 1e-9).astype(np.int64), regions.areas - 1)
-    return regions.positives[np.cumsum(regions.areas) - 1 - from_top]
+    from_top = np.minimum(np.floor(areas * overlap + 1e-9).astype(np.int64), areas - 1)
+    return positives[np.cumsum(areas) - 1 - from_top]
 
 
 def to_arrays(

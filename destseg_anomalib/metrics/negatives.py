@@ -1,11 +1,11 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Counting background pixels above thresholds: exactly, or from a histogram of fixed size."""
+"""Counting background pixels above thresholds, exactly."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,41 +18,6 @@ BIN_BITS = 20  # of so many bins few hold several thresholds, and the table of t
 ROUNDS = 3  # thresholds that a score is compared with, after the guessed one, before it is searched for
 
 
-class NegativeCounts(NamedTuple):
-    """How many negatives reach each of U thresholds.
-
-    Attributes:
-        at_least: ``(U,)``, negatives at or above the threshold; interpolated within a bin if counted in bins.
-        lower: Int64 ``(U,)``, a sure lower bound of that count; the count itself if it is exact.
-        upper: Int64 ``(U,)``, a sure upper bound of that count; the count itself if it is exact.
-        above: Int64 ``(U,)``, negatives greater than the threshold; those in higher bins if counted in bins.
-    """
-
-    at_least: NDArray[np.int64] | NDArray[np.float64]
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    above: NDArray[np.int64]
-
-    def take(self, at: slice | NDArray[np.int64]) -> "NegativeCounts":
-        """Pick the counts of some thresholds."""
-        return NegativeCounts(self.at_least[at], self.lower[at], self.upper[at], self.above[at])
-
-
-class Negatives(Protocol):
-    """The background pixels of a test set.
-
-    Attributes:
-        total: How many there are.
-        at_once: How many thresholds are best counted in one call: each takes memory, each call takes time.
-    """
-
-    total: int
-    at_once: int
-
-    def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
-        """Count the negatives at each of the ascending thresholds."""
-
-
 class ExactNegatives:
     """Background scores, kept one by one.
 
@@ -63,39 +28,33 @@ class ExactNegatives:
     Example:
         >>> import numpy as np
         >>> negatives = ExactNegatives([np.array([3, 1], dtype=np.float32), np.array([2, 2], dtype=np.float32)])
-        >>> counts = negatives.count(np.array([1, 2, 5], dtype=np.float32))
-        >>> counts.at_least.tolist(), counts.above.tolist()
-        ([4, 3, 0], [3, 1, 0])
+        >>> negatives.count(np.array([1, 2, 5], dtype=np.float32)).tolist()
+        [[4, 3, 0], [3, 1, 0]]
     """
-
-    at_once = 1 << 18  # a call reads all scores
 
     def __init__(
         self,
         chunks: Sequence[NDArray[np.float32]],
         sum_processes: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda counts: counts,
     ) -> None:
-        self.pieces = list(_pieces(chunks))
+        self.pieces = list(pieces(chunks))
         self.highest = [piece.max() for piece in self.pieces]
         self.sum_processes = sum_processes
         self.total = int(sum_processes(np.array([sum(chunk.size for chunk in chunks)], dtype=np.int64))[0])
 
-    def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
+    def count(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
         """Count the negatives at each threshold.
 
         Args:
-            thresholds: Float32 ``(U,)``, ascending, repeated or not.
+            thresholds: Float32 ``(U,)``, ascending, each once.
 
         Returns:
-            The counts, all int64.
+            Int64 ``(2, U)``: negatives at or above, and above each threshold.
         """
-        is_new = np.append(True, thresholds[1:] != thresholds[:-1])[: thresholds.size]
-        counts = self.sum_processes(self._count(thresholds[is_new]))
-        at_least, above = counts if is_new.all() else counts[:, np.cumsum(is_new) - 1]
-        return NegativeCounts(at_least, at_least, at_least, above)
+        return self.sum_processes(self._count(thresholds))
 
     def _count(self, thresholds: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Count in this process. Rows are at least, above."""
+        """Count in this process."""
         if not thresholds.size:
             return np.empty((2, 0), dtype=np.int64)
         table, threads = _RankTable(thresholds), min(4, torch.get_num_threads())
@@ -166,13 +125,13 @@ class _RankTable:
         at_rank, tied = counts = np.zeros((2, self.thresholds.size + 1), dtype)
         for scores in _grouped(piece.compress((piece >= lowest) & (piece <= highest)) for piece in pieces):
             ranks, is_tied = self.ranks(scores)
-            _add(at_rank, ranks)
-            _add(tied, ranks.compress(is_tied))
+            add_to_places(at_rank, ranks)
+            add_to_places(tied, ranks.compress(is_tied))
         at_rank[-1] += sum(np.count_nonzero(piece > highest) for piece in pieces)
         return counts
 
 
-def _pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def pieces(chunks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """Cut chunks so that what is made of a piece stays in the cache."""
     for chunk in chunks:
         for start in range(0, chunk.size, PIECE):
@@ -193,67 +152,13 @@ def _grouped(parts: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float3
         yield np.concatenate(group)
 
 
-def _add(table: NDArray[Any], at: NDArray[Any], number: int = 1) -> None:
-    """Add a number to each of some places of a table. NumPy's `add.at` would keep the GIL meanwhile."""
+def add_to_places(table: NDArray[Any], places: NDArray[Any], number: int | NDArray[Any] = 1) -> None:
+    """Add to places of a table, each time that a place is named. NumPy's `add.at` would keep the GIL meanwhile.
+
+    Args:
+        table: Integers ``(U,)``; it is added to.
+        places: Int32 or int64 ``(n,)``, in [0, U).
+        number: What to add, the same for all places or ``(n,)``.
+    """
     sums = torch.from_numpy(table)
-    sums.index_add_(0, torch.from_numpy(at), torch.tensor([number], dtype=sums.dtype).expand(at.size))
-
-
-class BinnedNegatives:
-    """Background scores, counted in bins of the top bits of their ordered integers.
-
-    Args:
-        histogram: Int64 ``(2 ** bits,)``, see :func:`add_to_bins`.
-
-    Example:
-        >>> import numpy as np
-        >>> histogram = np.zeros(2**12, dtype=np.int64)
-        >>> add_to_bins(histogram, np.array([0.0, 0.5, 0.5, 2.0], dtype=np.float32))
-        >>> counts = BinnedNegatives(histogram).count(np.array([0.5, 1.0], dtype=np.float32))
-        >>> counts.lower.tolist(), counts.upper.tolist()
-        ([1, 1], [3, 1])
-    """
-
-    at_once = 1 << 15  # a call reads its own bins only
-
-    def __init__(self, histogram: NDArray[np.int64]) -> None:
-        self.reaching = np.zeros(histogram.size + 1, dtype=np.int64)
-        np.cumsum(histogram[::-1], out=self.reaching[-2::-1])
-        self.total = int(self.reaching[0])
-        self.dropped_bits = 33 - histogram.size.bit_length()
-
-    def count(self, thresholds: NDArray[np.float32]) -> NegativeCounts:
-        """Count the negatives at each threshold.
-
-        Args:
-            thresholds: Float32 ``(U,)``, ascending, repeated or not.
-
-        Returns:
-            The counts; ``at_least`` takes the pixels of a bin as evenly spread.
-        """
-        keys = to_ordered(thresholds)
-        bins = (keys >> np.uint32(self.dropped_bits)).astype(np.int64)
-        lower, upper = self.reaching[1:].take(bins), self.reaching.take(bins)
-        part = (keys & np.uint32((1 << self.dropped_bits) - 1)) / float(1 << self.dropped_bits)
-        return NegativeCounts(upper - (upper - lower) * part, lower, upper, lower)
-
-
-def add_to_bins(histogram: NDArray[np.int64], scores: NDArray[np.float32], number: int = 1) -> None:
-    """Count scores in bins of the top bits of their ordered integers.
-
-    Args:
-        histogram: Int64 ``(2 ** bits,)``, ascending in score; it is added to. Of 10 to 24 bits one is the sign, 8 the
-            exponent, the rest the mantissa.
-        scores: Float32 ``(n,)``, without NaN.
-        number: What to add for each score; -1 takes scores out again.
-
-    Example:
-        >>> import numpy as np
-        >>> histogram = np.zeros(2**18, dtype=np.int64)
-        >>> add_to_bins(histogram, np.array([0.1, 0.1, 7.0], dtype=np.float32))
-        >>> histogram.max()
-        np.int64(2)
-    """
-    dropped_bits = np.uint32(33 - histogram.size.bit_length())
-    for piece in _pieces([scores]):
-        _add(histogram, (to_ordered(piece) >> dropped_bits).view(np.int32), number)
+    sums.index_add_(0, torch.from_numpy(places), torch.as_tensor(number, dtype=sums.dtype).expand(places.size))

@@ -35,7 +35,7 @@ def instance_table(images: Sequence[ImageRecord], figures: PixelFigures, recall:
     table.insert(1, "region", np.concatenate([np.arange(count) + 1 for count in per_image]))
     threshold = figures.curve.scores[index_at_recall(len(table), recall)]
     return table.assign(
-        area=figures.regions.areas, score=figures.region_scores, found=figures.region_scores >= threshold
+        area=figures.regions.areas, score=figures.regions.scores, found=figures.regions.scores >= threshold
     )
 
 

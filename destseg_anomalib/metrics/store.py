@@ -1,7 +1,7 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The state that all pixel metrics share: every score once, in CPU memory."""
+"""The state that all pixel metrics share: every score once in CPU memory, or counts of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,24 +12,27 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from destseg_anomalib.metrics.instances import Regions, find_regions, split_image, to_arrays
-from destseg_anomalib.metrics.negatives import BinnedNegatives, ExactNegatives, Negatives, add_to_bins
+from destseg_anomalib.metrics.instances import Regions, find_regions, to_arrays
+from destseg_anomalib.metrics.levels import BinnedPixels, ExactPixels, add_scores, move_positives
+from destseg_anomalib.metrics.negatives import ExactNegatives
 
 
 class PixelStore(Metric):
     """Scores of all pixels seen so far, split into background and regions.
 
-    Kept in CPU memory whatever the device of the maps: 4 bytes a pixel, or with ``bits`` a histogram of the background
-    of ``8 * 2**bits`` bytes and 4 bytes a positive pixel. Between processes only the positives and counts travel: each
-    process counts its own background, so that a distributed evaluation needs no more memory than a single one.
+    Exactly, 4 bytes a pixel in CPU memory whatever the device of the maps. With ``bits``, three histograms of
+    ``8 * 2**bits`` bytes each and no pixel at all: background, positives, and positives weighed by 1 over the area of
+    their region. Either way score, area and box of each region. Between processes only positives and counts travel:
+    each counts its own background, so that a distributed evaluation needs no more memory than a single one.
 
     Args:
-        bits: ``None`` to keep the background exactly, or the number of leading bits of a float32 score, 10 to 24, that
-            tell two background scores apart. 18 resolve 0.2 % of a score.
+        bits: ``None`` to keep pixels exactly, or the number of leading bits of a float32 score, 10 to 24, that tell
+            two pixels apart. 18 resolve 0.2 % of a score.
+        overlap: Fraction of a region that must be exceeded for it to count as found, in [0, 1).
         **kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: If ``bits`` is out of range.
+        ValueError: If ``bits`` or ``overlap`` is out of range.
     """
 
     is_differentiable = False
@@ -38,22 +41,25 @@ class PixelStore(Metric):
 
     negatives: list[torch.Tensor]
     positives: list[torch.Tensor]
+    scores: list[torch.Tensor]
     areas: list[torch.Tensor]
     boxes: list[torch.Tensor]
     histogram: torch.Tensor
 
-    def __init__(self, bits: int | None = None, **kwargs: object) -> None:
+    def __init__(self, bits: int | None = None, overlap: float = 0.5, **kwargs: object) -> None:
         if bits is not None and not 10 <= bits <= 24:
             msg = f"bits must be None or lie between 10 and 24, got {bits}."
             raise ValueError(msg)
+        if not 0 <= overlap < 1:
+            msg = f"overlap is a fraction of a region in [0, 1), got {overlap}."
+            raise ValueError(msg)
         super().__init__(**kwargs)
-        self.bits = bits
-        self.add_state("negatives", [], dist_reduce_fx="cat")
-        self.add_state("positives", [], dist_reduce_fx="cat")
-        self.add_state("areas", [], dist_reduce_fx="cat")
-        self.add_state("boxes", [], dist_reduce_fx="cat")
+        self.bits, self.overlap = bits, overlap
+        for name in ("negatives", "positives", "scores", "areas", "boxes"):
+            self.add_state(name, [], dist_reduce_fx="cat")
         if bits is not None:
-            self.add_state("histogram", torch.zeros(1 << bits, dtype=torch.int64), dist_reduce_fx="sum")
+            # One column until there are pixels: torchmetrics keeps a copy of what a state begins with, and adds states.
+            self.add_state("histogram", torch.zeros(3, 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, preds: torch.Tensor, target: torch.Tensor, names: Sequence[str] | None = None) -> None:
         """Add a batch; batches may differ in size.
@@ -67,44 +73,43 @@ class PixelStore(Metric):
             ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
         """
         maps, masks = to_arrays(preds, target, names)
-        if self.bits is None:
-            for background, regions in map(split_image, maps, masks):
-                self.negatives.append(torch.from_numpy(background))
-                self._append(regions)
-        else:
-            self._update_histogram(maps, masks)
+        if self.bits is not None:
+            histogram = self._histogram(self.bits)
+            add_scores(histogram, maps.reshape(-1))
+        for scores, mask in zip(maps, masks, strict=True):
+            positives, regions = find_regions(scores, mask, self.overlap)
+            if self.bits is None:
+                self.negatives.append(torch.from_numpy(scores[~mask] if positives.size else scores.flatten()))
+                self.positives.append(torch.from_numpy(positives))
+            else:
+                move_positives(histogram, positives, regions.areas)
+            self.scores.append(torch.from_numpy(regions.scores))
+            self.areas.append(torch.from_numpy(regions.areas))
+            self.boxes.append(torch.from_numpy(regions.boxes))
+        if self.bits is not None:
+            self.histogram = torch.from_numpy(histogram).to(self.histogram.device)
 
-    def _update_histogram(self, maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> None:
-        """Count the background of a batch as all pixels less the positives, which copies no background."""
-        found = list(map(find_regions, maps, masks))
+    def _histogram(self, bits: int) -> NDArray[np.int64]:
+        """Counts so far, int64 ``(3, 2 ** bits)``; of new ones the system gives only those bins that are used."""
         histogram = self.histogram.cpu().numpy()
-        add_to_bins(histogram, maps.reshape(-1))
-        positives = [np.empty(0, dtype=np.float32), *(regions.positives for regions in found)]
-        add_to_bins(histogram, np.concatenate(positives), number=-1)
-        for regions in found:
-            self._append(regions)
-        self.histogram = torch.from_numpy(histogram).to(self.histogram.device)
+        return histogram if histogram.shape[1] > 1 else np.zeros((3, 1 << bits), dtype=np.int64)
 
-    def _append(self, regions: Regions) -> None:
-        """Keep the regions of an image."""
-        self.positives.append(torch.from_numpy(regions.positives))
-        self.areas.append(torch.from_numpy(regions.areas))
-        self.boxes.append(torch.from_numpy(regions.boxes))
-
-    def collect(self) -> tuple[Regions, Negatives]:
+    def collect(self) -> tuple[ExactPixels | BinnedPixels, Regions]:
         """Bring together what a figure needs, over all processes while synchronised.
 
         Returns:
-            The regions, image after image, and the background.
+            The pixels, and the regions, image after image.
         """
         regions = Regions(
-            positives=self._gather(self.positives, np.empty(0, dtype=np.float32)),
+            scores=self._gather(self.scores, np.empty(0, dtype=np.float32)),
             areas=self._gather(self.areas, np.empty(0, dtype=np.int64)),
             boxes=self._gather(self.boxes, np.empty((0, 4), dtype=np.int32)),
         )
-        if self.bits is None:
-            return regions, ExactNegatives([chunk.cpu().numpy() for chunk in self.negatives], self._sum)
-        return regions, BinnedNegatives(self._sum(self.histogram.cpu().numpy()))
+        if self.bits is not None:
+            return BinnedPixels(self._sum(self._histogram(self.bits)), regions.areas.size), regions
+        positives = self._gather(self.positives, np.empty(0, dtype=np.float32))
+        negatives = ExactNegatives([chunk.cpu().numpy() for chunk in self.negatives], self._sum)
+        return ExactPixels(positives, regions.areas, negatives), regions
 
     def sync(
         self,
@@ -116,7 +121,7 @@ class PixelStore(Metric):
         """Let :meth:`compute` speak for all processes; pixels stay where they are, unlike in torchmetrics' own sync.
 
         Args:
-            dist_sync_fn: Not used, as nothing but positives and counts is exchanged.
+            dist_sync_fn: Not used, as nothing but regions, positives and counts is exchanged.
             process_group: Not used; give the group to the constructor.
             should_sync: Whether to synchronise at all.
             distributed_available: Tells whether there are several processes; torchmetrics' own test by default.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from brute_force import regions_of
 
-from destseg_anomalib.metrics.instances import label_regions, region_scores, split_image, to_arrays
+from destseg_anomalib.metrics.instances import find_regions, label_regions, to_arrays
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
@@ -22,27 +22,19 @@ def test_a_long_serpentine_is_one_region() -> None:
 
 
 def test_a_mask_without_background_is_one_region() -> None:
-    _, regions = split_image(np.ones((4, 5), np.float32), np.ones((4, 5), dtype=bool))
+    _, regions = find_regions(np.ones((4, 5), np.float32), np.ones((4, 5), dtype=bool))
     assert regions.areas.tolist() == [20]
     assert regions.boxes.tolist() == [[0, 0, 5, 4]]
 
 
-def test_splitting_keeps_every_score_once() -> None:
+def test_every_defective_pixel_is_found_once_in_its_region() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(-3, 4, (20, 30)).astype(np.float32)
     mask = rng.random((20, 30)) < 0.3
-    background, regions = split_image(scores, mask)
-    assert sorted(background) == sorted(scores[~mask])
-    of_each = np.split(regions.positives, np.cumsum(regions.areas)[:-1])
+    positives, regions = find_regions(scores, mask)
+    of_each = np.split(positives, np.cumsum(regions.areas)[:-1])
     expected = [sorted(scores[pixel] for pixel in region) for region in regions_of(mask)]
     assert sorted(map(list, of_each)) == sorted(expected)
-
-
-def test_the_split_does_not_follow_later_changes_of_the_map() -> None:
-    scores, mask = np.ones((2, 2), np.float32), np.zeros((2, 2), dtype=bool)
-    background, _ = split_image(scores, mask)
-    scores[:] = 5
-    assert background.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +43,8 @@ def test_the_split_does_not_follow_later_changes_of_the_map() -> None:
 )
 def test_a_region_scores_where_more_than_the_overlap_is_found(pixels: int, overlap: float, score: float) -> None:
     scores = np.arange(9, 9 - pixels, -1, dtype=np.float32)[None]
-    _, regions = split_image(scores, np.ones_like(scores, dtype=bool))
-    assert region_scores(regions, overlap).tolist() == [score]
+    _, regions = find_regions(scores, np.ones_like(scores, dtype=bool), overlap)
+    assert regions.scores.tolist() == [score]
 
 
 def test_maps_may_have_a_channel_and_any_real_dtype() -> None:

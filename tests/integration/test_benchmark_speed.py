@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from destseg_anomalib import DeSTSeg
 from destseg_anomalib.models.losses import cosine_loss
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank, perlin
+from destseg_anomalib.training.averaging import WeightAverage
 from destseg_anomalib.training.batches import StepSampler, training_images, training_loader
 from destseg_anomalib.transforms import RoundedBilinearResize
 
@@ -153,7 +154,7 @@ def fake_gpu() -> Iterator[None]:
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_a_training_step_never_waits_for_the_gpu(step, monkeypatch, request) -> None:
-    model = DeSTSeg(backbone="resnet18", pre_trained=False, student_steps=1, segmentation_steps=1)
+    model = DeSTSeg(backbone="resnet18", pre_trained=False, student_steps=1, segmentation_steps=1, distance_weight=0.5)
     bank = TextureBank(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
     model.generator, model.seed = AnomalyGenerator(bank, rotation="full"), 0
     loop = SimpleNamespace(total_batch_idx=0)
@@ -164,6 +165,9 @@ def test_a_training_step_never_waits_for_the_gpu(step, monkeypatch, request) -> 
     loss = model.training_step(SimpleNamespace(image=torch.rand(2, 3, 64, 64, device="cuda:0")))
     assert loss.device.type == "cuda"
     assert loss.requires_grad
+    average = WeightAverage(model.model.segmentation)
+    average.update()
+    average.update()
 
 
 def test_the_fake_gpu_notices_waiting(fake_gpu) -> None:

@@ -55,8 +55,8 @@ class RawMapEvaluator(Evaluator):
     visualizer's folder become what they were, and all metrics begin empty, the post-processor's among them.
 
     Args:
-        bits: ``None`` for exact figures in 4 bytes of memory a pixel. With a number, background pixels are counted in a
-            histogram of the leading bits of their float32 scores: memory no longer grows with the background. 18 is
+        bits: ``None`` for exact figures in 4 bytes of memory a pixel. With a number, pixels are counted in
+            histograms of the leading bits of their float32 scores: memory does not grow with the pixels. 18 is
             good to 1e-5 on usual maps, and ``IAP_lower``, ``IAP_upper``, ``IAP@90_lower`` and ``IAP@90_upper`` are
             logged as well, bounds that the exact figures cannot leave.
         val_metrics: Metrics to log in validation, such as one that early stopping watches.

@@ -12,19 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from destseg_anomalib.data import DemoSurfaces
+    from destseg_anomalib.deployment import OperatingPoint
     from destseg_anomalib.metrics import IAP, IAPAtRecall, RawMapEvaluator
     from destseg_anomalib.models import DeSTSeg, PFADSeg
     from destseg_anomalib.transforms import RoundedBilinearResize
 
     __version__: str
 
-__all__ = ["IAP", "DeSTSeg", "DemoSurfaces", "IAPAtRecall", "PFADSeg", "RawMapEvaluator", "RoundedBilinearResize"]
+__all__ = [
+    "IAP",
+    "DeSTSeg",
+    "DemoSurfaces",
+    "IAPAtRecall",
+    "OperatingPoint",
+    "PFADSeg",
+    "RawMapEvaluator",
+    "RoundedBilinearResize",
+]
 
 _HOMES = {
     "DeSTSeg": "models",
     "DemoSurfaces": "data",
     "IAP": "metrics",
     "IAPAtRecall": "metrics",
+    "OperatingPoint": "deployment",
     "PFADSeg": "models",
     "RawMapEvaluator": "metrics",
     "RoundedBilinearResize": "transforms",

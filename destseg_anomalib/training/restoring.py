@@ -18,6 +18,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from destseg_anomalib.data.reading import data_of
+from destseg_anomalib.deployment import OperatingPoint
+from destseg_anomalib.deployment.stored_point import restore_point
 from destseg_anomalib.training.acceptance import (
     VERSION,
     check_architecture,
@@ -126,6 +128,7 @@ def _load_components(checkpoint: dict[str, Any], model: Any, load: Callable[[dic
             "post_processor=False, or give a post-processor."
         )
         raise ValueError(msg)
+    restore_point(model, checkpoint.get("anomalib_post_processor_config"))
     before = {name: getattr(model, name) for name in names}
     load(checkpoint)
     # What the checkpoint's model did without is gone from this one, but still a callback of the trainer.
@@ -205,8 +208,8 @@ def _contradicting_components(checkpoint: Mapping[str, Any], model: Any) -> Iter
     }
     for key, component in model._checkpointable_components().items():
         stored = checkpoint.get(key)
-        if not stored or not hasattr(component, "checkpoint_config"):
-            continue
+        if not stored or not hasattr(component, "checkpoint_config") or isinstance(component, OperatingPoint):
+            continue  # an operating point can be moved: of it, what was given counts
         given, default = component.checkpoint_config(), defaults[key]().checkpoint_config()
         for name in given.keys() & stored.keys():
             if not same(given[name], stored[name]) and not same(given[name], default.get(name)):

@@ -52,6 +52,11 @@ def train(parts: Path, out: Path, devices: int) -> None:
                     module.eval()
             return student_phase
 
+        def on_validation_start(self) -> None:
+            statistics = next(name for name in self.average.averaged if name.endswith("running_mean"))
+            self.average.averaged[statistics] += self.trainer.global_rank  # as if each had seen other images
+            super().on_validation_start()
+
     class Losses(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             losses.append(outputs["loss"].item())
@@ -70,7 +75,9 @@ def train(parts: Path, out: Path, devices: int) -> None:
         enable_progress_bar=False,
     )
     engine.fit(model, datamodule=make_part_data(parts, batch_size=8 // devices))
-    torch.save({"losses": losses, "masks": seen, "states": states}, out / f"{engine.trainer.global_rank}.pt")
+    left = model.model.state_dict()
+    outcome = {"losses": losses, "masks": seen, "states": states, "left": left}
+    torch.save(outcome, out / f"{engine.trainer.global_rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,14 @@ def test_the_weights_of_two_processes_are_those_of_one(outcomes) -> None:
             assert torch.equal(value, two[1]["states"][step][name])
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(value, one["states"][-1][name]) for name, value in first.items())
+
+
+def test_two_processes_leave_the_average_that_one_leaves(outcomes) -> None:
+    one, two = outcomes
+    for name, value in two[0]["left"].items():
+        assert torch.equal(value, two[1]["left"][name])
+        torch.testing.assert_close(value, one["left"][name], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(value, one["states"][-1][name]) for name, value in one["left"].items())
 
 
 def test_with_two_processes_too_a_phase_changes_no_bit_of_the_other_network(outcomes) -> None:

@@ -3,7 +3,6 @@
 
 """Predictions are raw and small; speed counts training alone; latency is per image."""
 
-import time
 from types import SimpleNamespace
 
 import cv2
@@ -13,6 +12,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 
+from destseg_anomalib.benchmark import measure
 from destseg_anomalib.benchmark.measure import Predictions, TrainingSpeed, latency
 
 
@@ -65,28 +65,37 @@ def test_a_model_without_maps_still_has_scores(tmp_path) -> None:
     assert not (tmp_path / "maps").exists()
 
 
-def test_training_speed_leaves_validation_out() -> None:
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time, in one number, which passes when a test adds to it: what is measured does not depend on the machine."""
+    now = [0.0]
+    monkeypatch.setattr(measure, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_training_speed_leaves_validation_out(clock) -> None:
     speed, fitting = TrainingSpeed(), SimpleNamespace(state=SimpleNamespace(fn="fit"))
     assert np.isnan(speed.images_per_second)
     speed.on_train_epoch_start()
     for _ in range(2):
-        time.sleep(0.01)
+        clock[0] += 0.25
         speed.on_train_batch_end(None, None, None, batch(None, None, ["a", "b", "c"]), 0)
     speed.on_validation_start()
-    time.sleep(0.3)
+    clock[0] += 8
     speed.on_validation_end(fitting, None)
     speed.on_train_epoch_end()
     assert speed.images == 6
-    assert 0.02 <= speed.seconds < 0.3
+    assert speed.seconds == 0.5
+    assert speed.images_per_second == 12
 
 
-def test_latency_is_per_image_and_measured_as_the_model_was_tested() -> None:
+def test_latency_is_per_image_and_measured_as_the_model_was_tested(clock) -> None:
     seen = []
 
     class Slow(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> None:
             seen.append((tuple(images.shape), images.flatten(1)[:, 0].tolist(), torch.is_autocast_enabled("cpu")))
-            time.sleep(0.04)
+            clock[0] += (8, 0.5, 0.25, 0.125)[len(seen) - 1]
 
     loader = [SimpleNamespace(image=torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 3, 5, 6))]
     trainer = SimpleNamespace(
@@ -95,5 +104,6 @@ def test_latency_is_per_image_and_measured_as_the_model_was_tested() -> None:
         datamodule=SimpleNamespace(test_dataloader=lambda: loader),
     )
     row = latency(Slow(), trainer, batch_size=4, seconds=0)
-    assert 10 <= row["latency_4_median_ms"] <= row["latency_4_p95_ms"] < 1000
+    assert row["latency_4_median_ms"] == 250 / 4
+    assert 250 / 4 < row["latency_4_p95_ms"] <= 500 / 4
     assert seen == [((4, 3, 5, 6), [0, 1, 2, 0], True)] * 4  # one to warm up and three to time

@@ -42,11 +42,11 @@ ROTATIONS = {
 }
 # After one step at the published rate, PFADSeg's running statistics would not have followed the weights yet.
 SMALL = {
-    "backbone": "resnet18",
+    "backbone": "test_resnet",
     "pre_trained": "false",
-    "image_size": "[64,64]",
+    "image_size": "[32,32]",
     "textures": "null",
-    "student_lr": "0.01",
+    "student_lr": "0.001",
 }
 
 
@@ -58,7 +58,7 @@ def dry_run(tmp_path_factory) -> list[str]:
     arguments = f"""
         --data Folder --data.name parts --data.root {folder} --data.normal_dir train/good
         --data.abnormal_dir test/hole --data.mask_dir ground_truth/hole --data.normal_test_dir test/good
-        --data.train_batch_size 8 --data.eval_batch_size 2 --data.num_workers 0 --data.val_split_mode same_as_test
+        --data.train_batch_size 4 --data.eval_batch_size 2 --data.num_workers 0 --data.val_split_mode same_as_test
         --trainer.fast_dev_run true --trainer.accelerator cpu --trainer.devices 1 --trainer.precision 32-true
     """
     return [*model, *arguments.split()]

@@ -43,6 +43,7 @@ NOT_RUN = {
     "pip install": "installs",
     "anomalib benchmark": "has no smaller size on the command line; test_benchmark.py runs it",
     "python examples/audit_dependencies.py": "needs the network; test_safety.py runs its parts",
+    "python examples/averaged_weights.py": "trains for half an hour; test_examples.py runs it on less",
     "python examples/benchmark_": "takes minutes; test_benchmark_speed.py and test_benchmark_example.py run parts",
     "python examples/compare_models.py": "trains two models; test_examples.py runs it",
     "python examples/export_fidelity.py": "exports a model six times; test_export.py runs it",
@@ -61,6 +62,11 @@ TRAINER = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "logger":
 DATA = {"num_workers": 0, "train_batch_size": 4}
 SMALLER = {
     "anomalib train --config configs/model": {
+        "model": SMALL_MODEL | {"backbone_weights": WEIGHTS},
+        "trainer": TRAINER,
+        "data": DATA,
+    },
+    "anomalib train --model DeSTSeg --data configs": {
         "model": SMALL_MODEL | {"backbone_weights": WEIGHTS},
         "trainer": TRAINER,
         "data": DATA,

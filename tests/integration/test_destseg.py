@@ -3,6 +3,7 @@
 
 """DeSTSeg trained, tested, stored, loaded and exported by anomalib's engine, on a small folder of parts."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,7 +136,8 @@ def trained(tmp_path_factory):
     folder = make_part_folder(root)
     engine, model, _ = fit(folder, root / "results", student_steps=6, segmentation_steps=6)
     figures = engine.test(model, datamodule=make_part_data(folder))[0]
-    return SimpleNamespace(engine=engine, model=model, folder=folder, figures=figures, root=root)
+    yield SimpleNamespace(engine=engine, model=model, folder=folder, figures=figures, root=root)
+    shutil.rmtree(root)
 
 
 def test_the_checkpoint_has_the_final_weights_and_thresholds_and_no_code(trained) -> None:

@@ -84,6 +84,7 @@ def tiny_trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeSTSeg, Pat
     engine.fit(bench.model, datamodule=bench.data())
     content = torch.load(engine.best_model_path, weights_only=True)
     torch.save(content | {"optimizer_states": []}, bench.checkpoint)
+    shutil.rmtree(bench.folder / "results")
     return bench.model, bench.checkpoint
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from anomalib.data import Batch
@@ -20,8 +20,16 @@ from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc, mask_files
 from destseg_anomalib.metrics.raw_batch import RawBatch, check_names, empty, rank_raw_values, update_metrics
 from destseg_anomalib.metrics.report import write_report
+from destseg_anomalib.metrics.verdicts import (
+    Verdict,
+    operating_point,
+    print_operating_point,
+    verdicts,
+    write_operating_point,
+)
 
 logger = logging.getLogger(__name__)
+Record = TypeVar("Record", ImageRecord, Verdict)
 
 
 FIGURES = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max", "IAP", "IAP@90")
@@ -40,8 +48,9 @@ class RawMapEvaluator(Evaluator):
     * ``image_F1Score`` and ``pixel_F1Score``, which are anomalib's own at the model's threshold, and are left out where
       the model has no post-processor to set one.
 
-    It also writes ``instances.csv`` (every defect with its raw score, found or missed at the threshold of IAP@90),
-    ``iap_curve.csv`` and ``iap_curve.png`` beside the heat maps, and warns where a label contradicts its mask or where
+    It also writes ``instances.csv`` (every defect with its raw score and rank, found or missed at the model's
+    threshold), ``iap_curve.csv`` and ``iap_curve.png`` beside the heat maps, prints what that threshold does to defects
+    and good parts and writes it to ``operating_point.json``, and warns where a label contradicts its mask or where
     the resize of the masks lost regions. Pixel figures are left out where the data has no masks. The label of an image
     is the data module's, so that an anomalous image counts as such also when the resize of its mask loses every region.
     Validation logs nothing unless asked to.
@@ -99,6 +108,7 @@ class RawMapEvaluator(Evaluator):
         rank_raw_values([*self.val_metrics, *self.test_metrics])
         self.pixels = PixelFiguresMetric(bits=bits)
         self.images: list[ImageRecord] = []
+        self.verdicts: list[Verdict] = []
         self._raw = RawBatch()
         self._mask_files: dict[str, str] = {}
 
@@ -131,7 +141,7 @@ class RawMapEvaluator(Evaluator):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, batch: Batch, *args: int
     ) -> None:
         """Store the raw maps and scores of a batch."""
-        del pl_module, outputs, args
+        del outputs, args
         anomaly_map, pred_score = self._raw.take()
         update_metrics(self.test_metrics, batch, anomaly_map, pred_score)
         names = [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(batch.batch_size)]
@@ -144,18 +154,20 @@ class RawMapEvaluator(Evaluator):
                 for image, mask, areas in zip(images, masks.numpy(), self.pixels.areas[-len(images) :], strict=True)
             ]
         self.images += images
+        self.verdicts += verdicts(batch, min_area=getattr(getattr(pl_module, "post_processor", None), "min_area", 1))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log all figures, say what is odd about the ground truth, and write the instance report."""
-        images = _of_all_processes(trainer, self.images)
+        images, said = _of_all_processes(trainer, self.images), _of_all_processes(trainer, self.verdicts)
         self._log(trainer, {"image_AUROC": image_auroc(images)})
         if any(image.regions is not None for image in images):
             figures = self.pixels.compute()
             self._log(trainer, _named(figures, bracket=self.pixels.bits is not None))
             if trainer.is_global_zero and figures.regions.scores.size and not trainer.barebones:
-                write_report(_folder_of_heat_maps(trainer, pl_module), images, figures)
+                write_report(_folder_of_heat_maps(trainer, pl_module), images, figures, said)
         self._log(trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
         if trainer.is_global_zero:
+            self._report(trainer, pl_module, images, said)
             for note in ground_truth_notes(images, distributed=trainer.world_size > 1):
                 logger.warning(note)
         self._forget()
@@ -169,10 +181,21 @@ class RawMapEvaluator(Evaluator):
             else:
                 self.log(name, value, sync_dist=True)
 
+    def _report(
+        self, trainer: Trainer, pl_module: LightningModule, images: Sequence[ImageRecord], said: Sequence[Verdict]
+    ) -> None:
+        """Say what the model's threshold does, if it has one."""
+        if trainer.barebones or all(verdict.alarm is None for verdict in said):
+            return
+        point = operating_point(images, said, getattr(pl_module, "post_processor", None))
+        write_operating_point(point, _folder_of_heat_maps(trainer, pl_module))
+        if trainer.test_loop.verbose:
+            print_operating_point(point)
+
     def _forget(self) -> None:
         """Empty the store; metrics that were logged are read by Lightning after this."""
         self.pixels.reset()
-        self.images, self._mask_files = [], {}
+        self.images, self.verdicts, self._mask_files = [], [], {}
         self._raw.take()
 
 
@@ -183,13 +206,13 @@ def _records(batch: Batch, pred_score: torch.Tensor | None, names: Sequence[str]
     return list(map(ImageRecord, batch.image_path or names, scores, labels))
 
 
-def _of_all_processes(trainer: Trainer, images: list[ImageRecord]) -> list[ImageRecord]:
+def _of_all_processes(trainer: Trainer, records: list[Record]) -> list[Record]:
     """Bring the records of all processes together, in the order of their ranks."""
     if trainer.world_size == 1:
-        return images
+        return records
     gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, images)
-    return [image for part in gathered for image in part]
+    torch.distributed.all_gather_object(gathered, records)
+    return [record for part in gathered for record in part]
 
 
 def _folder_of_heat_maps(trainer: Trainer, pl_module: LightningModule) -> Path:

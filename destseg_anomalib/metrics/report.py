@@ -10,33 +10,37 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from destseg_anomalib.metrics.curves import InstanceCurve, index_at_recall
+from destseg_anomalib.metrics.curves import InstanceCurve
 from destseg_anomalib.metrics.figures import PixelFigures
 from destseg_anomalib.metrics.images import ImageRecord
 from destseg_anomalib.metrics.plotting import plot_instance_curve
+from destseg_anomalib.metrics.verdicts import Verdict
 
 
-def instance_table(images: Sequence[ImageRecord], figures: PixelFigures, recall: float = 0.9) -> pd.DataFrame:
+def instance_table(images: Sequence[ImageRecord], figures: PixelFigures, said: Sequence[Verdict]) -> pd.DataFrame:
     """List every ground-truth region with its score.
 
     Args:
         images: The test images, in the order in which they were evaluated.
         figures: Their figures, with at least one region.
-        recall: Instance recall at which regions count as found or not.
+        said: What the model says of each image, at its threshold.
 
     Returns:
         One row a region: ``image`` (path), ``region`` (number in its image), ``left``, ``top``, ``width``, ``height``
-        and ``area`` in pixels of the evaluated mask, ``score`` (raw) and ``found`` (whether the score reaches the
-        threshold of IAP@k).
+        and ``area`` in pixels of the evaluated mask, ``score`` (raw), ``rank`` (1 for the highest score) and ``found``
+        (whether more than half of it is predicted; never where the model predicts no mask).
     """
     per_image = [image.regions or 0 for image in images]
     table = pd.DataFrame(figures.regions.boxes, columns=["left", "top", "width", "height"])
     table.insert(0, "image", np.repeat([image.path for image in images], per_image))
     table.insert(1, "region", np.concatenate([np.arange(count) + 1 for count in per_image]))
-    threshold = figures.curve.scores[index_at_recall(len(table), recall)]
-    return table.assign(
-        area=figures.regions.areas, score=figures.regions.scores, found=figures.regions.scores >= threshold
-    )
+    found = [
+        np.zeros(count, bool) if verdict.found is None else verdict.found
+        for verdict, count in zip(said, per_image, strict=True)
+    ]
+    scores = pd.Series(figures.regions.scores)
+    rank = scores.rank(ascending=False, method="min").astype(int)
+    return table.assign(area=figures.regions.areas, score=scores, rank=rank, found=np.concatenate(found))
 
 
 def curve_table(curve: InstanceCurve) -> pd.DataFrame:
@@ -60,16 +64,17 @@ def curve_table(curve: InstanceCurve) -> pd.DataFrame:
     )
 
 
-def write_report(folder: Path, images: Sequence[ImageRecord], figures: PixelFigures) -> None:
+def write_report(folder: Path, images: Sequence[ImageRecord], figures: PixelFigures, said: Sequence[Verdict]) -> None:
     """Write ``instances.csv``, ``iap_curve.csv`` and ``iap_curve.png``.
 
     Args:
         folder: Where to write; made if missing.
         images: The test images.
         figures: Their figures, with at least one region.
+        said: What the model says of each image, at its threshold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    instance_table(images, figures).to_csv(folder / "instances.csv", index=False)
+    instance_table(images, figures, said).to_csv(folder / "instances.csv", index=False)
     curve_table(figures.curve).to_csv(folder / "iap_curve.csv", index=False)
     picture = Figure(layout="constrained")  # not pyplot's: a test should not open windows or touch the user's figures
     plot_instance_curve(figures.curve, ax=picture.add_subplot())

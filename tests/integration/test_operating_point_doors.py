@@ -13,6 +13,7 @@ import pytest
 import torch
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.deploy import TorchInferencer
+from anomalib.models import Padim
 from lightning.pytorch import seed_everything
 
 from destseg_anomalib import DemoSurfaces, DeSTSeg, OperatingPoint
@@ -151,6 +152,10 @@ def test_a_bundled_model_has_it_from_yaml_and_a_command_moves_it(bench: Bench, m
     assert threshold == torch.nextafter(good[-1], good.new_tensor(torch.inf))
     moved = command(bench, f"test {arguments} --model.post_processor.false_alarms 0.5 --ckpt_path {path}")
     assert moved.model.post_processor.pixel_threshold == torch.nextafter(good[1], good.new_tensor(torch.inf))
+    loaded = Padim.load_from_checkpoint(path, post_processor=OperatingPoint(false_alarms=0.5))
+    assert torch.equal(loaded.post_processor.pixel_threshold, moved.model.post_processor.pixel_threshold)
+    with pytest.raises(RuntimeError, match="scores_of_good_parts"):  # and not without its point
+        Padim.load_from_checkpoint(path)
 
 
 def test_commands_set_and_move_the_point_of_our_models_to_the_exported_file(bench: Bench, monkeypatch) -> None:

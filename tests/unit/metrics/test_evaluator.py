@@ -127,7 +127,8 @@ def test_the_report_lies_beside_the_heat_maps(tmp_path, part_folder) -> None:
     runner = engine(tmp_path / "results")
     runner.test(model, datamodule=parts(part_folder))
     folder = Path(runner.trainer.default_root_dir) / "images"
-    assert {path.name for path in folder.iterdir()} == {"test", "instances.csv", "iap_curve.csv", "iap_curve.png"}
+    files = {"test", "instances.csv", "iap_curve.csv", "iap_curve.png", "operating_point.json"}
+    assert {path.name for path in folder.iterdir()} == files
     table = pd.read_csv(folder / "instances.csv")
     assert [Path(image).name for image in table["image"]] == ["000.png", "001.png", "002.png"]
 

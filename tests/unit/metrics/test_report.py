@@ -11,6 +11,7 @@ import torch
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
 from destseg_anomalib.metrics.images import ImageRecord
 from destseg_anomalib.metrics.report import write_report
+from destseg_anomalib.metrics.verdicts import Verdict
 
 
 def test_the_report_tells_found_defects_from_missed_ones(tmp_path: Path) -> None:
@@ -20,7 +21,8 @@ def test_the_report_tells_found_defects_from_missed_ones(tmp_path: Path) -> None
     metric = PixelFiguresMetric()
     metric.update(preds, target)
     images = [ImageRecord(name, 0, label=None, regions=count) for name, count in (("a", 2), ("b", 0), ("c", 1))]
-    write_report(tmp_path / "images", images, metric.compute())
+    said = [Verdict(None, np.array(found, bool), 0) for found in ([True, False], [], [True])]
+    write_report(tmp_path / "images", images, metric.compute(), said)
 
     table = pd.read_csv(tmp_path / "images" / "instances.csv")
     assert table["image"].tolist() == ["a", "a", "c"]
@@ -28,8 +30,8 @@ def test_the_report_tells_found_defects_from_missed_ones(tmp_path: Path) -> None
     assert table["area"].tolist() == [6, 1, 1]
     assert table[["left", "top", "width", "height"]].to_numpy().tolist() == [[1, 1, 3, 2], [6, 6, 1, 1], [0, 0, 1, 1]]
     assert np.allclose(table["score"], [0.8, 0.6, 0.1])
-    # Of three regions all must be found for a recall of 0.9.
-    assert table["found"].tolist() == [True, True, True]
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["found"].tolist() == [True, False, True], "as predicted, whatever the scores"
 
     curve = pd.read_csv(tmp_path / "images" / "iap_curve.csv")
     assert np.allclose(curve["instance_recall"], [1, 2 / 3, 1 / 3])
@@ -37,12 +39,13 @@ def test_the_report_tells_found_defects_from_missed_ones(tmp_path: Path) -> None
     assert cv2.imread(str(tmp_path / "images" / "iap_curve.png")) is not None
 
 
-def test_defects_below_the_threshold_are_marked_as_missed(tmp_path: Path) -> None:
-    target = torch.zeros(10, 1, 4)
+def test_defects_of_a_model_that_predicts_no_mask_are_missed_and_equal_scores_share_a_rank(tmp_path: Path) -> None:
+    target = torch.zeros(3, 1, 4)
     target[:, 0, 0] = 1
-    preds = torch.linspace(0.1, 1, 10).reshape(10, 1, 1) * target
     metric = PixelFiguresMetric()
-    metric.update(preds, target)
-    images = [ImageRecord(str(index), 0, label=None, regions=1) for index in range(10)]
-    write_report(tmp_path, images, metric.compute())
-    assert pd.read_csv(tmp_path / "instances.csv")["found"].tolist() == [False] + [True] * 9
+    metric.update(torch.tensor([0.5, 0.9, 0.5]).reshape(3, 1, 1) * target, target)
+    images = [ImageRecord(str(index), 0, label=None, regions=1) for index in range(3)]
+    write_report(tmp_path, images, metric.compute(), [Verdict(None, None, None)] * 3)
+    table = pd.read_csv(tmp_path / "instances.csv")
+    assert table["found"].tolist() == [False] * 3
+    assert table["rank"].tolist() == [2, 1, 2]

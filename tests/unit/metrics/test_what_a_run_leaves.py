@@ -102,7 +102,7 @@ def test_after_an_interrupted_run_a_run_is_what_it_is_alone(make, stop, tmp_path
     before = sorted(tmp_path.glob("first/**/*"))
     assert outcome(model, tmp_path / "then", other_parts) == alone
     assert sorted(tmp_path.glob("first/**/*")) == before
-    assert len(alone[1]) == 6 + 3  # heat maps, and the tables and the curve of the defects
+    assert len(alone[1]) == 6 + 4  # heat maps, the tables and the curve of the defects, and the operating point
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=lambda stop: type(stop).__name__)

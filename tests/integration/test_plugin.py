@@ -88,6 +88,8 @@ FORKS = """
 import json, os, sys, traceback, warnings
 from types import ModuleType
 import torch, lightning.pytorch, scipy.signal, torchmetrics, torchvision, timm
+import cv2, FrEIA, jsonargparse, kornia, omegaconf, openvino, pandas, skimage.measure, sklearn.metrics
+assert not any(name.partition(".")[0] == "anomalib" for name in sys.modules)
 
 statements, folder = json.loads(sys.argv[1]), sys.argv[2]
 for number, statement in enumerate(statements):

@@ -26,7 +26,7 @@ from official_style import corrupt, draw_mask, read
 
 from destseg_anomalib.benchmark.measure import processor_name
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank
-from destseg_anomalib.synthesis.builtin import builtin_textures
+from destseg_anomalib.synthesis.builtin_textures import builtin_textures
 from destseg_anomalib.synthesis.perlin import perlin_masks
 
 JPG_SIZE = (480, 480)

@@ -18,7 +18,7 @@ from anomalib.data.utils import DownloadInfo, download_and_extract
 from platformdirs import user_cache_path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .builtin import builtin_textures
+from .builtin_textures import builtin_textures
 
 logger = logging.getLogger(__name__)
 

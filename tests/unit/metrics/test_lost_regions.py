@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from destseg_anomalib.metrics.ground_truth import count_lost_regions
+from destseg_anomalib.metrics.lost_regions import count_lost_regions
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 

@@ -10,7 +10,7 @@ import torch
 from skimage import data
 
 from destseg_anomalib.synthesis import builtin
-from destseg_anomalib.synthesis.builtin import builtin_textures
+from destseg_anomalib.synthesis.builtin_textures import builtin_textures
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage import data
 
-from destseg_anomalib.synthesis import builtin
+from destseg_anomalib.synthesis import builtin_textures as patterns
 from destseg_anomalib.synthesis.builtin_textures import builtin_textures
 
 
@@ -85,8 +85,8 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     builtin_textures((16, 16))
 
 
-@pytest.mark.parametrize("pattern", builtin.PATTERNS, ids=lambda pattern: pattern.__name__)
-def test_every_pattern_is_finite_and_varies_on_any_shape(pattern: builtin.Pattern) -> None:
+@pytest.mark.parametrize("pattern", patterns.PATTERNS, ids=lambda pattern: pattern.__name__)
+def test_every_pattern_is_finite_and_varies_on_any_shape(pattern: patterns.Pattern) -> None:
     for height, width in ((64, 64), (40, 100)):
         grid = np.mgrid[:height, :width][::-1].astype(np.float32) / 40
         for seed in range(8):

@@ -3,11 +3,12 @@
 
 """Two processes train one model, with the strategy a user would write.
 
-As a program, `python test_two_devices.py PARTS OUT DEVICES`, this file trains two steps of each phase, on batches of
-8 images in all, and leaves what each process saw in OUT.
+As a program, `python -m tests.integration.test_two_devices PARTS OUT DEVICES`, this file trains two steps of each
+phase, on batches of 8 images in all, and leaves what each process saw in OUT.
 """
 
 import itertools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def train(parts: Path, out: Path, devices: int) -> None:
 
     seen, losses, states = [], [], []
     seed_everything(1)
-    model = Observed("resnet18", pre_trained=False, image_size=(64, 64), student_steps=STEPS, segmentation_steps=STEPS)
+    network = {"backbone": "test_resnet", "pre_trained": False, "encoder_decoder": False, "image_size": (64, 64)}
+    model = Observed(**network, student_steps=STEPS, segmentation_steps=STEPS)
     engine = Engine(
         default_root_dir=out / "results",
         accelerator="cpu",
@@ -85,16 +87,17 @@ def outcomes(tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What one process on batches of 8 saw, and what each of two processes on batches of 4 saw."""
     root = tmp_path_factory.mktemp("distributed")
     parts = make_part_folder(root)
-    results = []
-    for devices in (1, 2):
-        out = root / str(devices)
-        out.mkdir()
-        command = [sys.executable, "-m", "tests.integration.test_two_devices", str(parts), str(out), str(devices)]
-        repository = Path(__file__).resolve().parents[2]
-        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=500)
-        assert done.returncode == 0, done.stdout + done.stderr
-        results.append([torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(devices)])
-    return results[0][0], results[1]
+    one, two = root / "one", root / "two"
+    one.mkdir()
+    two.mkdir()
+    train(parts, one, 1)
+    command = [sys.executable, "-m", "tests.integration.test_two_devices", str(parts), str(two), "2"]
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [torch.load(path, weights_only=True) for path in (one / "0.pt", two / "0.pt", two / "1.pt")]
+    shutil.rmtree(root)  # states of the network after every step
+    return seen[0], seen[1:]
 
 
 def test_the_loss_of_two_times_four_images_is_that_of_one_times_eight(outcomes) -> None:

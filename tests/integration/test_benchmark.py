@@ -4,10 +4,10 @@
 """`anomalib benchmark` with a protocol: equal figures for all models, nothing lost, the same on every runner."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -21,6 +21,8 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.pipelines import Benchmark as AnomalibBenchmark
 from lightning import seed_everything
 
+from destseg_anomalib.benchmark import runners
+from destseg_anomalib.benchmark.job import ProtocolJob
 from destseg_anomalib.benchmark.pipeline import Benchmark
 from destseg_anomalib.report.results import COLUMNS, METRICS
 from tests.conftest import make_part_folder
@@ -150,7 +152,8 @@ def test_a_job_that_raises_leaves_the_other_rows_and_exit_code_1_and_is_tried_ag
 
 def test_a_killed_benchmark_goes_on_where_it_was(part_folder) -> None:
     folder = part_folder.parent
-    config = write_config(folder, [PATCHCORE], [0, 1, 2, 3, 4, 5])
+    seeds = [0, 1, 2, 3, 4, 5]
+    config = write_config(folder, [PATCHCORE], seeds)
     jobs = folder / "results" / "jobs"
     with (folder / "printed.txt").open("w") as printed:
         command = [ANOMALIB, "benchmark", "--config", str(config)]
@@ -163,17 +166,18 @@ def test_a_killed_benchmark_goes_on_where_it_was(part_folder) -> None:
         finally:
             benchmark.send_signal(signal.SIGKILL)
             benchmark.wait()
-    assert psutil.wait_procs(family, timeout=30)[1] == []  # nobody goes on with job 3
+    assert psutil.wait_procs(family, timeout=300)[1] == []  # nobody goes on with the job that was running
     finished = {path: path.stat().st_mtime_ns for path in jobs.glob("*/result.json")}
-    assert len(finished) == 2
+    assert 2 <= len(finished) < len(seeds)
+    assert len(list(jobs.glob("*/log.txt"))) - len(finished) in {0, 1}  # 0 if it was killed between two jobs
     table = run(config)
-    assert list(table["seed"]) == [0, 1, 2, 3, 4, 5]
+    assert list(table["seed"]) == seeds
     assert set(table["status"]) == {"finished"}
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
 def test_ray_runs_all_jobs_though_a_worker_is_killed_and_gives_the_figures_of_the_serial_runner(
-    serial, tmp_path
+    serial, tmp_path, monkeypatch
 ) -> None:
     ray = pytest.importorskip("ray")
     config, table = serial
@@ -181,25 +185,26 @@ def test_ray_runs_all_jobs_though_a_worker_is_killed_and_gives_the_figures_of_th
     protocol["protocol"] |= {"runner": "ray", "results": str(tmp_path / "results")}
     with_ray = tmp_path / "ray.yaml"
     with_ray.write_text(yaml.safe_dump(protocol))
-    killed: list[int] = []
+    mark = tmp_path / "a worker was killed"
 
-    def kill_a_worker() -> None:
-        while not killed:
-            for process in psutil.Process().children(recursive=True):
-                if "_run_remotely" in process.name() or any("_run_remotely" in part for part in process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-                    return
-            time.sleep(0.05)
+    def run_or_die(job: ProtocolJob) -> dict[str, bytes]:
+        from destseg_anomalib.benchmark.runners import _run_remotely
 
+        try:
+            mark.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        except FileExistsError:
+            pass
+        return _run_remotely(job)
+
+    monkeypatch.setattr(runners, "_run_remotely", run_or_die)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or whatever else the machine does comes before its workers
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        killer = threading.Thread(target=kill_a_worker, daemon=True)
-        killer.start()
         on_ray = run(with_ray)
     finally:
         ray.shutdown()
-    assert killed
+    assert mark.exists()
     assert figures(on_ray) == figures(table)
     assert len(list((tmp_path / "results" / "jobs").glob("*/maps/5.png"))) == 3
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torchmetrics.utilities import rank_zero_warn
 
 from destseg_anomalib.metrics.curves import auroc
-from destseg_anomalib.metrics.lost_regions import count_lost_regions
 from destseg_anomalib.metrics.levels import ExactPixels
+from destseg_anomalib.metrics.lost_regions import count_lost_regions
 from destseg_anomalib.metrics.negatives import ExactNegatives
 from destseg_anomalib.metrics.ordering import to_ordered
 

@@ -4,14 +4,17 @@
 """What comes before the first step: the trainer, the teacher's weights, the images, and what anomalies are made of."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
+from destseg_anomalib.synthesis.preview import SHOWN, write_preview
 from destseg_anomalib.training.acceptance import check_split, check_transforms
 from destseg_anomalib.training.batches import Collate, StepSampler, training_images, training_loader
 from destseg_anomalib.training.checkpoints import serves_whole_phases, use_checkpoint_files
@@ -75,9 +78,13 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     height, width = size or model.hparams.image_size
     bank = texture_bank(model.hparams.textures, (int(height), int(width)))
     rotation = resolve_rotation(model.hparams.rotation, datamodule)
-    model.loans.lend(
-        model, "generator", AnomalyGenerator(bank, opacity=tuple(model.hparams.opacity), rotation=rotation)
-    )
+    generator = AnomalyGenerator(bank, opacity=tuple(model.hparams.opacity), rotation=rotation)
+    model.loans.lend(model, "generator", generator)
+    if model.images is not None and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
+        spread = torch.linspace(0, len(model.images) - 1, min(SHOWN, len(model.images))).round().int().tolist()
+        picture = Path(trainer.default_root_dir) / "synthetic.png"
+        write_preview(torch.stack([model.images[index] for index in spread]), generator, model.seed, picture)
+        logger.info("What the model is taught, some images with synthetic anomalies, is shown in %s.", picture)
 
 
 def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN401

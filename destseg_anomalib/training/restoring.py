@@ -243,14 +243,14 @@ def notes(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[str]:  # no
 
 
 def say_what_is_missing(model: Any) -> None:  # noqa: ANN401
-    """Note the end of a training, and warn of what it has left undone, unless it was a trial run.
+    """Note the end of a training, and warn of what it has left undone, unless it was a trial run or a preview.
 
     Args:
         model: The Lightning model.
     """
     model.progress = _progress(model)
     interrupted = model.trainer.state.status is TrainerStatus.INTERRUPTED  # which leaves thresholds to what goes on
-    if not model.trainer.fast_dev_run:
+    if model.trainer.global_step and not model.trainer.fast_dev_run:
         for note in notes(model, {} if interrupted else model.state_dict()):
             logger.warning(note)
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from destseg_anomalib.metrics.curves import index_at_recall
@@ -46,19 +47,24 @@ class Promise(NamedTuple):
             msg = f"false_alarms={alarms} is no share of good parts: give a number in (0, 1), such as 0.01."
             raise ValueError(msg)
 
-    def check_images(self, good: int, bad: int) -> None:
+    def check_table(self, table: pd.DataFrame | None) -> None:
         """Refuse images for validation that cannot carry the promise.
 
         Args:
-            good: Number of good parts.
-            bad: Number of defective parts.
+            table: A row an image, as data sets of anomalib have it, with ``label_index`` and perhaps ``mask_path``;
+                without it nothing is known, and nothing refused.
 
         Raises:
             ValueError: The sentence says what is lacking.
         """
+        if table is None or "label_index" not in table:
+            return
+        bad = table["label_index"] == 1
+        if "mask_path" in table:
+            bad &= table["mask_path"].fillna("") != ""
         if self.false_alarms is not None:
-            check_good_parts(good, self.false_alarms)
-        elif not bad:
+            check_good_parts(int((table["label_index"] == 0).sum()), self.false_alarms)
+        elif not bad.any():
             self.threshold(np.empty(0, np.float32), np.zeros(1, np.float32))
 
     def threshold(self, defects: NDArray[np.float32], good_parts: NDArray[np.float32]) -> np.float32:

@@ -3,6 +3,7 @@
 
 """How a model that nobody gave an operating point gets that of its checkpoint."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from types import FrameType
@@ -11,6 +12,8 @@ from typing import Any
 from anomalib.post_processing import PostProcessor
 
 from destseg_anomalib.deployment.operating_point import OperatingPoint
+
+logger = logging.getLogger(__name__)
 
 
 def restore_point(model: Any, config: Mapping[str, Any] | None) -> None:  # noqa: ANN401  any anomalib model
@@ -25,6 +28,10 @@ def restore_point(model: Any, config: Mapping[str, Any] | None) -> None:  # noqa
     old, trainer = model.post_processor, model._trainer
     if config is None or "false_alarms" not in config or type(old) is not PostProcessor:
         return
+    if old.checkpoint_config() != PostProcessor().checkpoint_config():
+        logger.warning(
+            "The OperatingPoint of the checkpoint judges, and not the PostProcessor that was given beside it."
+        )
     given = _given_to_export()
     promise = {} if given is None else given.promise._asdict()
     model.post_processor = OperatingPoint(**{**config, **promise}).to(model.device)

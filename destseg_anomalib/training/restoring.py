@@ -234,6 +234,8 @@ def notes(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[str]:  # no
             "untrained and its maps mean nothing, so go on from a checkpoint of it, or train anew."
         )
         return
+    if any(name.startswith("post_processor.learned.") and value.numel() for name, value in state.items()):
+        return  # from which an operating point is set, or says itself why not
     thresholds = [value for name, value in state.items() if name.endswith(("_image_threshold", "_pixel_threshold"))]
     if thresholds and all(value.isnan().all() for value in thresholds):
         yield (

@@ -92,7 +92,7 @@ def test_a_training_goes_on_with_the_point_that_is_given_or_stored(bench: Bench)
         bench.engine().fit(model, datamodule=bench.data(), ckpt_path=path)
         config = model.post_processor.checkpoint_config()
         assert {name: value for name, value in config.items() if value is not None} == promise | {"min_area": 1}
-        assert model.post_processor.scores_of_good_parts.numel() == 3
+        assert model.post_processor.learned.scores_of_good_parts.numel() == 3
 
 
 def test_what_cannot_be_promised_is_said_before_the_training_and_beside_a_checkpoint(bench: Bench) -> None:
@@ -148,7 +148,7 @@ def test_a_bundled_model_has_it_from_yaml_and_a_command_moves_it(bench: Bench, m
     command(bench, f"train {arguments}")
     [path] = bench.folder.rglob("model.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
-    good, threshold = (state[f"post_processor.{name}"] for name in ("scores_of_good_parts", "_pixel_threshold"))
+    good, threshold = (state[f"post_processor.{name}"] for name in ("learned.scores_of_good_parts", "_pixel_threshold"))
     assert threshold == torch.nextafter(good[-1], good.new_tensor(torch.inf))
     moved = command(bench, f"test {arguments} --model.post_processor.false_alarms 0.5 --ckpt_path {path}")
     assert moved.model.post_processor.pixel_threshold == torch.nextafter(good[1], good.new_tensor(torch.inf))
@@ -165,7 +165,7 @@ def test_commands_set_and_move_the_point_of_our_models_to_the_exported_file(benc
     steps = "--model.student_steps 1 --model.segmentation_steps 1"
     command(bench, f"train {model} {steps} {POINT}.false_alarms 0.25 {DATA.format(bench.parts)}")
     [path] = bench.folder.rglob("model.ckpt")
-    good = torch.load(path, weights_only=True)["state_dict"]["post_processor.scores_of_good_parts"]
+    good = torch.load(path, weights_only=True)["state_dict"]["post_processor.learned.scores_of_good_parts"]
     command(bench, f"export --model DeSTSeg {POINT}.false_alarms 0.5 --export_type torch --ckpt_path {path}")
     [exported] = bench.folder.rglob("model.pt")
     threshold = TorchInferencer(exported, device="cpu").model.post_processor.pixel_threshold

@@ -58,8 +58,8 @@ def test_scores_of_defects_and_good_parts_are_learned_in_batches_of_any_size() -
     other = validate(OperatingPoint(false_alarms=0.1), *halves)
     maps, masks = whole.anomaly_map.numpy(), whole.gt_mask.numpy()
     scores = [find_regions(one, mask)[1].scores.tolist() for one, mask in zip(maps, masks, strict=True)]
-    assert point.scores_of_defects.tolist() == sorted(chain(*scores))
-    assert point.scores_of_good_parts.tolist() == sorted(maps[:10].max((1, 2)).tolist())
+    assert point.learned.scores_of_defects.tolist() == sorted(chain(*scores))
+    assert point.learned.scores_of_good_parts.tolist() == sorted(maps[:10].max((1, 2)).tolist())
     for name, value in point.state_dict().items():
         if "threshold" not in name:
             assert torch.equal(value, other.state_dict()[name]), name
@@ -85,7 +85,7 @@ FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 @given(FINITE, FINITE, st.floats(0, 2.0**100, width=32))
 def test_no_rounding_turns_a_verdict(threshold: float, lowest: float, span: float) -> None:
     point = OperatingPoint(false_alarms=0.5)
-    point._lacking = None
+    point.learned.lacking = None
     for buffer, value in (("_pixel_threshold", threshold), ("pixel_min", lowest), ("pixel_max", lowest + span)):
         getattr(point, buffer).fill_(value)
     at = point._pixel_threshold.numpy().reshape(())
@@ -178,22 +178,22 @@ def test_too_few_good_parts_let_a_training_end_and_stop_all_else(caplog) -> None
 
 def test_a_sanity_check_teaches_nothing(caplog) -> None:
     point = validate(OperatingPoint(false_alarms=0.01), parts(), sanity_checking=True)
-    assert point.scores_of_defects.numel() == point.scores_of_good_parts.numel() == 0
+    assert point.learned.scores_of_defects.numel() == point.learned.scores_of_good_parts.numel() == 0
     assert not caplog.text
 
 
 def test_the_next_validation_begins_anew() -> None:
     point = validate(OperatingPoint(false_alarms=0.2), parts())
     assert torch.equal(
-        validate(point, parts(seed=3)).scores_of_good_parts,
-        validate(OperatingPoint(false_alarms=0.2), parts(seed=3)).scores_of_good_parts,
+        validate(point, parts(seed=3)).learned.scores_of_good_parts,
+        validate(OperatingPoint(false_alarms=0.2), parts(seed=3)).learned.scores_of_good_parts,
     )
 
 
 def test_data_without_masks_serve_a_promise_of_false_alarms_alone() -> None:
     maps = torch.rand(9, 1, 6, 6)
     without = batch(maps, image_path=[f"{index}.png" for index in range(9)])
-    assert validate(OperatingPoint(false_alarms=0.1), without).scores_of_good_parts.numel() == 9
+    assert validate(OperatingPoint(false_alarms=0.1), without).learned.scores_of_good_parts.numel() == 9
     with pytest.raises(ValueError, match="showed none with a mask"):
         validate(OperatingPoint(instance_recall=0.9), without, stage="validate")
 

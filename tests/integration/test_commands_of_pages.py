@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from destseg_anomalib import DemoSurfaces, DeSTSeg
 from destseg_anomalib.data import demo
 from tests.conftest import make_part_data, make_part_folder
+from tests.integration.conftest import STEPS, TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [page for place in ("*.md", "destseg_anomalib/**/*.md", "examples/*.md") for page in REPOSITORY.glob(place)]
@@ -111,7 +112,7 @@ def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint of a DeSTSeg that has hardly trained."""
     folder = tmp_path_factory.mktemp("trained")
     seed_everything(0, verbose=False)
-    model = DeSTSeg(pre_trained=False, image_size=(32, 32), student_steps=1, segmentation_steps=1)
+    model = DeSTSeg(**TINY, **STEPS)
     engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, logger=False)
     engine.fit(model, datamodule=make_part_data(make_part_folder(folder)))
     return Path(engine.best_model_path)

@@ -225,15 +225,19 @@ def test_augmentations_that_leave_the_range_are_refused_by_the_name_of_an_image(
     expect(sentence, lambda: fit(bench, bench.data(train_augmentations=Compose([Centred((32, 32))]))))
 
 
-@pytest.mark.parametrize("model_class", [DeSTSeg, PFADSeg])
-def test_the_tiled_ensemble_passes_its_stages_and_trains_on_tiles(bench: Bench, model_class: type, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("model_class", "smaller"), [(DeSTSeg, {"encoder_decoder": False}), (PFADSeg, {"aff": False, "pcar": False})]
+)
+def test_the_tiled_ensemble_passes_its_stages_and_trains_on_tiles(
+    bench: Bench, model_class: type, smaller: dict[str, bool], monkeypatch
+) -> None:
     seen, step = set(), model_class.training_step
 
     def look(self: Any, batch: Any, *args: Any) -> Any:
         seen.add(tuple(batch.image.shape[-2:]))
         return step(self, batch, *args)
 
-    options = {"backbone": "test_resnet", "pre_trained": False, "image_size": (64, 64), "student_lr": 0.01}
+    options = {"backbone": "test_resnet", "pre_trained": False, "image_size": (64, 64), "student_lr": 0.01} | smaller
     monkeypatch.setattr(model_class, "training_step", look)
     monkeypatch.setattr(anomalib.models, model_class.__name__, functools.partial(model_class, **options, **STEPS))
     folders = {"normal_dir": "train/good", "normal_test_dir": "test/good", "abnormal_dir": "test/hole"}

@@ -77,6 +77,9 @@ SMALLER = {
     "anomalib train --config configs/quickstart.yaml --data.val_split_mode from_test": {
         "model": {"post_processor.false_alarms": 0.5}
     },
+    "anomalib train --model DeSTSeg --data configs/data/good_only.yaml": {
+        "model": {"post_processor.false_alarms": 0.5}
+    },
     "anomalib predict": {"trainer": TRAINER},
     "python examples/train.py": {"size": 32, "steps": (1, 1), "batch": 4},
     "python examples/evaluate_bundled.py": {"size": 32, "untrained": ()},

@@ -128,14 +128,14 @@ def cli() -> AnomalibCLI:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("data", "kind"), [("mvtec_ad", MVTecAD), ("folder", Folder)])
+@pytest.mark.parametrize(("data", "kind"), [("mvtec_ad", MVTecAD), ("folder", Folder), ("good_only", Folder)])
 def test_model_and_data_configurations_go_together(cli, model, data, kind) -> None:
     files = [f"--config={CONFIGS / 'model' / f'{model}.yaml'}", f"--data={CONFIGS / 'data' / f'{data}.yaml'}"]
     made = cli.parser.instantiate_classes(cli.parser.parse_args(["train", *files])).train
     assert type(made.model) is MODELS[model]
     assert type(made.data) is kind
     assert Path(made.data.root).parts[0] == "datasets"
-    assert {path.stem for path in (CONFIGS / "data").glob("*.yaml")} == {"mvtec_ad", "folder"}
+    assert {path.stem for path in (CONFIGS / "data").glob("*.yaml")} == {"mvtec_ad", "folder", "good_only"}
     assert {path.stem for path in (CONFIGS / "model").glob("*.yaml")} == set(MODELS)
 
 

@@ -36,8 +36,8 @@ from torchmetrics.functional import auroc
 from destseg_anomalib import DeSTSeg, PFADSeg
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
+from destseg_anomalib.models.similarity import upsample
 from destseg_anomalib.models.student_teacher import StudentTeacherModel
-from destseg_anomalib.models.witness import upsample
 from destseg_anomalib.training.averaging import WeightAverage
 
 FIGURES = ["image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "IAP", "IAP@90"]

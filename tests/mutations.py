@@ -34,7 +34,7 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         "sign of the product",
-        "models/student_teacher.py",
+        "models/similarity.py",
         "maps.append(-t * s)",
         "maps.append(t * s)",
         "unit/models/test_paper_code_here.py",

@@ -167,7 +167,7 @@ class RawMapEvaluator(Evaluator):
                 write_report(_folder_of_heat_maps(trainer, pl_module), images, figures, said)
         self._log(trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
         if trainer.is_global_zero:
-            self._report(trainer, pl_module, images, said)
+            _report(trainer, pl_module, images, said)
             for note in ground_truth_notes(images, distributed=trainer.world_size > 1):
                 logger.warning(note)
         self._forget()
@@ -180,17 +180,6 @@ class RawMapEvaluator(Evaluator):
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = figure
             else:
                 self.log(name, value, sync_dist=True)
-
-    def _report(
-        self, trainer: Trainer, pl_module: LightningModule, images: Sequence[ImageRecord], said: Sequence[Verdict]
-    ) -> None:
-        """Say what the model's threshold does, if it has one."""
-        if trainer.barebones or all(verdict.alarm is None for verdict in said):
-            return
-        point = operating_point(images, said, getattr(pl_module, "post_processor", None))
-        write_operating_point(point, _folder_of_heat_maps(trainer, pl_module))
-        if trainer.test_loop.verbose:
-            print_operating_point(point)
 
     def _forget(self) -> None:
         """Empty the store; metrics that were logged are read by Lightning after this."""
@@ -213,6 +202,18 @@ def _of_all_processes(trainer: Trainer, records: list[Record]) -> list[Record]:
     gathered: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(gathered, records)
     return [record for part in gathered for record in part]
+
+
+def _report(
+    trainer: Trainer, pl_module: LightningModule, images: Sequence[ImageRecord], said: Sequence[Verdict]
+) -> None:
+    """Say what the model's threshold does, if it has one."""
+    if trainer.barebones or all(verdict.alarm is None for verdict in said):
+        return
+    point = operating_point(images, said, getattr(pl_module, "post_processor", None))
+    write_operating_point(point, _folder_of_heat_maps(trainer, pl_module))
+    if trainer.test_loop.verbose:
+        print_operating_point(point)
 
 
 def _folder_of_heat_maps(trainer: Trainer, pl_module: LightningModule) -> Path:

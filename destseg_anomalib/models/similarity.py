@@ -3,7 +3,12 @@
 
 """How teacher and student maps are compared (DeSTSeg, Sec. 3.2 and 3.3, Eq. 2 and 3)."""
 
+from typing import Literal
+
 import torch
+from torch.nn import functional
+
+SegmentationInput = Literal["product", "concat", "cosine"]
 
 
 def l2_normalize(features: torch.Tensor) -> torch.Tensor:
@@ -33,3 +38,30 @@ def cosine_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tenso
         Distances (N, 1, H, W) in [0, 2].
     """
     return 1 - (teacher * student).sum(dim=1, keepdim=True)
+
+
+def similarity_maps(teacher: list[torch.Tensor], student: list[torch.Tensor], kind: SegmentationInput) -> torch.Tensor:
+    """Compare the levels of teacher and student, for the segmentation network to read (Sec. 3.3, Table 6).
+
+    Args:
+        teacher: L2-normalised teacher maps, finest first.
+        student: L2-normalised student maps, finest first.
+        kind: The channel-wise `product` of both, both one after the other (`concat`), or their `cosine` distances.
+
+    Returns:
+        Float32 map (N, C, H / 4, W / 4), the levels brought to the size of the finest and joined.
+    """
+    maps: list[torch.Tensor] = []
+    for t, s in zip(teacher, student, strict=True):
+        if kind == "product":
+            maps.append(-t * s)  # the official code's sign; the paper's Eq. 2 has plus ("Paper, code, here", 1)
+        elif kind == "concat":
+            maps.append(torch.cat([t, s], dim=1))
+        else:
+            maps.append(cosine_distance(t, s))
+    return torch.cat([upsample(m, maps[0].shape[-2:]) for m in maps], dim=1)
+
+
+def upsample(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Bring maps (N, C, H, W) to a larger height and width, bilinearly."""
+    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)

@@ -8,7 +8,6 @@ arXiv 2211.11317, Sec. 3. Equations are the ones of that paper.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from anomalib.data import InferenceBatch
@@ -16,12 +15,10 @@ from torch import nn
 
 from .blocks import BlockFactory, conv3x3, init_kaiming, stage
 from .losses import cosine_loss, focal_loss, l1_loss, loss_mask
-from .similarity import cosine_distance, l2_normalize
+from .similarity import SegmentationInput, l2_normalize, similarity_maps, upsample
 from .student import Student
 from .teacher import Teacher
-from .witness import DistanceWitness, distance_map, upsample
-
-SegmentationInput = Literal["product", "concat", "cosine"]
+from .witness import DistanceWitness, distance_map
 
 SEGMENTATION_WIDTH = 256
 
@@ -68,11 +65,10 @@ class StudentTeacherModel(nn.Module):
         l1_loss: Whether the segmentation loss has its L1 term.
         segmentation_input: What the segmentation network reads.
         top_t: How many of the highest pixels the image score averages.
-        distance_weight: How much the cosine distances say in the map beside the segmentation network; 0 for nothing,
-            as in the papers.
+        distance_weight: How much the cosine distances say beside the segmentation network, see `DistanceWitness`.
 
     Raises:
-        ValueError: If `distance_weight` is negative, or is given without a segmentation network.
+        ValueError: If `distance_weight` is negative.
     """
 
     mean: torch.Tensor
@@ -91,11 +87,6 @@ class StudentTeacherModel(nn.Module):
         distance_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if distance_weight and segmentation is None:
-            msg = (
-                f"distance_weight={distance_weight} without a segmentation network stands beside nothing: pass 0."
-            )
-            raise ValueError(msg)
         self.teacher = teacher
         self.student = student
         self.segmentation = segmentation
@@ -153,16 +144,7 @@ class StudentTeacherModel(nn.Module):
         if self.segmentation is None:
             msg = "The model was built with segmentation=False and has no segmentation network."
             raise RuntimeError(msg)
-        maps: list[torch.Tensor] = []
-        for t, s in zip(teacher, student, strict=True):
-            if self.segmentation_input == "product":
-                maps.append(-t * s)  # the official code's sign; the paper's Eq. 2 has plus ("Paper, code, here", 1)
-            elif self.segmentation_input == "concat":
-                maps.append(torch.cat([t, s], dim=1))
-            else:
-                maps.append(cosine_distance(t, s))
-        size = maps[0].shape[-2:]
-        similarity = torch.cat([upsample(m, size) for m in maps], dim=1)
+        similarity = similarity_maps(teacher, student, self.segmentation_input)
         return self.segmentation(similarity.to(self.mean.dtype))  # maps are float32, weights may be of half precision
 
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
@@ -188,7 +170,7 @@ class StudentTeacherModel(nn.Module):
             gamma: Focusing exponent of the focal loss.
 
         Returns:
-            The terms by name, `focal` and, unless switched off, `l1`: scalars, means over images and pixels.
+            `focal` and, unless switched off, `l1`: scalars, means over images and pixels.
         """
         with torch.no_grad():
             teacher, student = self.features(corrupted)

@@ -5,9 +5,8 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from .similarity import cosine_distance
+from .similarity import cosine_distance, upsample
 
 STEP = 0.1  # of the running middle, as of a batch norm's statistics
 LEAST_DISTANCE = 1e-9  # a product of three: below it is rounding, and its logarithm noise
@@ -81,8 +80,3 @@ def distance_map(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> to
 
 def _log_distance(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
     return distance_map(teacher, student).clamp(min=LEAST_DISTANCE).log()
-
-
-def upsample(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Bring maps (N, C, H, W) to a larger height and width, bilinearly."""
-    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)

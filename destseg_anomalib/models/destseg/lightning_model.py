@@ -23,7 +23,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from destseg_anomalib.deployment.quantization import CarefulQuantization
-from destseg_anomalib.models.student_teacher import SegmentationInput
+from destseg_anomalib.models.similarity import SegmentationInput
 from destseg_anomalib.synthesis import Rotation
 from destseg_anomalib.training.resumable import ResumableTraining
 from destseg_anomalib.training.two_step import TwoStepTraining

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from destseg_anomalib.models.blocks import AtrousSpatialPyramidPooling, ResidualBlock
+from destseg_anomalib.models.similarity import SegmentationInput
 from destseg_anomalib.models.student import Student, zero_init_last_norm
 from destseg_anomalib.models.student_teacher import (
-    SegmentationInput,
     SegmentationNetwork,
     StudentTeacherModel,
     segmentation_channels,
@@ -54,7 +54,8 @@ class DeSTSegModel(StudentTeacherModel):
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
 
     Raises:
-        ValueError: If the backbone does not suit, see `Teacher`, or `segmentation_input` is none of the three.
+        ValueError: If the backbone does not suit, see `Teacher`, `segmentation_input` is none of the three, or
+            `distance_weight` is negative or is given without a segmentation network.
     """
 
     def __init__(
@@ -71,6 +72,9 @@ class DeSTSegModel(StudentTeacherModel):
         top_t: int = 100,
         distance_weight: float = 0.0,
     ) -> None:
+        if distance_weight and not segmentation:
+            msg = f"distance_weight={distance_weight} without a segmentation network stands beside nothing: pass 0."
+            raise ValueError(msg)
         teacher = Teacher(backbone)
         if pre_trained:
             teacher.load_pretrained(backbone_weights)

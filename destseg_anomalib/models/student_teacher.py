@@ -66,9 +66,6 @@ class StudentTeacherModel(nn.Module):
         segmentation_input: What the segmentation network reads.
         top_t: How many of the highest pixels the image score averages.
         distance_weight: How much the cosine distances say beside the segmentation network, see `DistanceWitness`.
-
-    Raises:
-        ValueError: If `distance_weight` is negative.
     """
 
     mean: torch.Tensor

@@ -17,12 +17,12 @@ def write_preview(images: torch.Tensor, generator: AnomalyGenerator, seed: int, 
     """Corrupt some images as the training will, and write them above their masks.
 
     Args:
-        images: Clean images (N, 3, H, W), uint8, up to `SHOWN`.
+        images: Clean images (N, 3, H, W), float, in [0, 1], up to `SHOWN`.
         generator: Corrupts them.
         seed: Of its random numbers.
         path: Where to write the picture; its folder is made if missing.
     """
-    synthetic = generator(images.float() / 255, torch.Generator().manual_seed(seed))
+    synthetic = generator(images, torch.Generator().manual_seed(seed))
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = torch.cat([synthetic.corrupted, synthetic.mask.expand_as(synthetic.corrupted)])
     save_image(rows, path, nrow=len(images), pad_value=0.5)

@@ -80,10 +80,11 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     rotation = resolve_rotation(model.hparams.rotation, datamodule)
     generator = AnomalyGenerator(bank, opacity=tuple(model.hparams.opacity), rotation=rotation)
     model.loans.lend(model, "generator", generator)
-    if model.images is not None and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
+    if datamodule is not None and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
         spread = torch.linspace(0, len(model.images) - 1, min(SHOWN, len(model.images))).round().int().tolist()
         picture = Path(trainer.default_root_dir) / "synthetic.png"
-        write_preview(torch.stack([model.images[index] for index in spread]), generator, model.seed, picture)
+        shown = Collate(datamodule.external_collate_fn)([model.images[index] for index in spread]).image
+        write_preview(shown, generator, model.seed, picture)
         logger.info("What the model is taught, some images with synthetic anomalies, is shown in %s.", picture)
 
 

@@ -3,9 +3,10 @@
 
 """An exported file gives the answer of the trained model, whatever the size of the image and the runtime."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
+from anomalib.models.components.base.export_mixin.mixin import ExportMixin
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import seed_everything
 from torchvision.transforms import v2
@@ -34,8 +36,27 @@ SHAPES = [(count, 3, *size) for size in ((225, 225), (175, 125), (256, 256)) for
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def each_model_is_converted_once(tmp_path_factory) -> Iterator[None]:
+    """Every way of export begins with the same ONNX file, and to make it takes up to a minute."""
+    convert, made = ExportMixin.to_onnx, {}
+
+    def to_onnx(
+        model: AnomalibModule, export_root: Path, name: str = "model", size: object = None, **kwargs: object
+    ) -> Path:
+        key = (model, model.post_processor, name, size, *kwargs.items())
+        if key not in made:
+            made[key] = convert(model, tmp_path_factory.mktemp("onnx"), name, size, **kwargs)
+        folder = Path(export_root) / "weights" / "onnx"
+        return shutil.copytree(made[key].parent, folder, dirs_exist_ok=True) / made[key].name
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExportMixin, "to_onnx", to_onnx)
+        yield
+
+
 @pytest.fixture(scope="module", params=[(DeSTSeg, 0.5), (PFADSeg, 0.0)], ids=["DeSTSeg-with-witness", "PFADSeg"])
-def trained(request, tmp_path_factory) -> SimpleNamespace:
+def trained(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
     """A model trained for a few steps on small images, its data and the folder of both."""
     root = tmp_path_factory.mktemp("export")
     data = make_part_data(make_part_folder(root))
@@ -56,7 +77,8 @@ def trained(request, tmp_path_factory) -> SimpleNamespace:
     post = model.post_processor
     for buffer, value in ((post.image_min, 0), (post.image_max, 1), (post.pixel_min, 0), (post.pixel_max, 1)):
         buffer.fill_(value)
-    return SimpleNamespace(model=model.eval(), data=data, root=root)
+    yield SimpleNamespace(model=model.eval(), data=data, root=root)
+    shutil.rmtree(root)
 
 
 def run_onnx(path: Path) -> Run:

@@ -16,6 +16,7 @@ import torch
 
 if TYPE_CHECKING:
     from anomalib.data import Folder
+    from anomalib.engine import Engine
 
 # Of the processes that tests start, too: several threads in each of several processes get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -125,3 +126,16 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> str:
 def part_folder(tmp_path: Path) -> Path:
     """A folder of parts of the test's own."""
     return make_part_folder(tmp_path)
+
+
+def quiet_engine(folder: Path, **kwargs: Any) -> "Engine":
+    """Make an engine on one CPU that prints and logs nothing and leaves its results in a folder."""
+    from anomalib.engine import Engine
+
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet, **kwargs)
+
+
+def same_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Tell whether two state dicts are equal to the last bit; thresholds that are not set are NaN."""
+    return one.keys() == other.keys() and all(torch.equal(one[k].nan_to_num(), other[k].nan_to_num()) for k in one)

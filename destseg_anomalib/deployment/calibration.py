@@ -3,7 +3,7 @@
 
 """What a validation shows of defects and of good parts, image by image, on one device or several."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from destseg_anomalib.deployment.part_score import part_scores
+from destseg_anomalib.metrics.images import of_all_processes
 from destseg_anomalib.metrics.instances import find_regions, to_arrays
 
 
@@ -71,13 +72,8 @@ class Calibration:
         Returns:
             The calibration of all of them.
         """
-        whole, parts = Calibration(), [self.images]
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.images)
-            parts = gathered
-        for part in parts:
-            whole.images |= part
+        whole = Calibration()
+        whole.images = dict(of_all_processes(trainer, list(self.images.items())))
         return whole
 
     @property

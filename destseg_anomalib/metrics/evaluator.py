@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from anomalib.data import Batch
@@ -17,7 +17,13 @@ from torchmetrics import Metric
 
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
-from destseg_anomalib.metrics.images import ImageRecord, ground_truth_notes, image_auroc, mask_files
+from destseg_anomalib.metrics.images import (
+    ImageRecord,
+    ground_truth_notes,
+    image_auroc,
+    mask_files,
+    of_all_processes,
+)
 from destseg_anomalib.metrics.raw_batch import RawBatch, check_names, empty, rank_raw_values, update_metrics
 from destseg_anomalib.metrics.report import write_report
 from destseg_anomalib.metrics.verdicts import (
@@ -29,7 +35,6 @@ from destseg_anomalib.metrics.verdicts import (
 )
 
 logger = logging.getLogger(__name__)
-Record = TypeVar("Record", ImageRecord, Verdict)
 
 
 FIGURES = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max", "IAP", "IAP@90")
@@ -158,7 +163,7 @@ class RawMapEvaluator(Evaluator):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log all figures, say what is odd about the ground truth, and write the instance report."""
-        images, said = _of_all_processes(trainer, self.images), _of_all_processes(trainer, self.verdicts)
+        images, said = of_all_processes(trainer, self.images), of_all_processes(trainer, self.verdicts)
         self._log(trainer, {"image_AUROC": image_auroc(images)})
         if any(image.regions is not None for image in images):
             figures = self.pixels.compute()
@@ -193,15 +198,6 @@ def _records(batch: Batch, pred_score: torch.Tensor | None, names: Sequence[str]
     labels = [None] * len(names) if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
     scores = [math.nan] * len(names) if pred_score is None else pred_score.flatten().tolist()
     return list(map(ImageRecord, batch.image_path or names, scores, labels))
-
-
-def _of_all_processes(trainer: Trainer, records: list[Record]) -> list[Record]:
-    """Bring the records of all processes together, in the order of their ranks."""
-    if trainer.world_size == 1:
-        return records
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, records)
-    return [record for part in gathered for record in part]
 
 
 def _report(

@@ -6,9 +6,10 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from anomalib.data.utils import read_mask
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from destseg_anomalib.metrics.levels import ExactPixels
 from destseg_anomalib.metrics.lost_regions import count_lost_regions
 from destseg_anomalib.metrics.negatives import ExactNegatives
 from destseg_anomalib.metrics.ordering import to_ordered
+
+Record = TypeVar("Record")
 
 
 class ImageRecord(NamedTuple):
@@ -72,6 +75,23 @@ def mask_files(trainer: Trainer) -> dict[str, str]:
     return {
         image: mask for table in tables for image, mask in zip(table["image_path"], table["mask_path"], strict=True)
     }
+
+
+def of_all_processes(trainer: Trainer, records: list[Record]) -> list[Record]:
+    """Bring what all processes remember together, in the order of their ranks.
+
+    Args:
+        trainer: The trainer; each of its processes has to call this.
+        records: What this one remembers; anything that pickles.
+
+    Returns:
+        The records of all of them.
+    """
+    if trainer.world_size == 1:
+        return records
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, records)
+    return [record for part in gathered for record in part]
 
 
 def image_auroc(images: Sequence[ImageRecord]) -> float:

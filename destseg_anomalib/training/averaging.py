@@ -39,17 +39,19 @@ class WeightAverage:
         self._other = {name: value.clone() for name, value in self._network.items()}
         for name, value in (averaged or {}).items():
             self._other[name].copy_(value)
+        floats = [name for name, value in self._network.items() if value.is_floating_point()]
+        self._floats = tuple([state[name] for name in floats] for state in (self._other, self._network))
+        # How many batches a batch norm has seen is no weight: the average has what the network has.
+        self._counts = [(self._other[name], self._network[name]) for name in self._network.keys() - set(floats)]
         self._served = False
         self.count = count
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the step that the network has just taken."""
-        floats = [name for name, value in self._network.items() if value.is_floating_point()]
-        averaged, current = ([state[name] for name in floats] for state in (self._other, self._network))
-        get_ema_multi_avg_fn(self.count / (self.count + WINDOW))(averaged, current, None)
-        for name in self._network.keys() - set(floats):  # how many batches a batch norm has seen
-            self._other[name].copy_(self._network[name])
+        get_ema_multi_avg_fn(self.count / (self.count + WINDOW))(*self._floats, None)
+        for averaged, current in self._counts:
+            averaged.copy_(current)
         self.count += 1
 
     def serve(self) -> None:

@@ -18,7 +18,7 @@ from anomalib.engine import Engine
 
 from destseg_anomalib import DeSTSeg
 from destseg_anomalib.synthesis import textures
-from tests.conftest import make_part_data, make_part_folder
+from tests.conftest import make_part_data, make_part_folder, quiet_engine
 
 # timm's smallest residual network, random weights, a student without decoder: 10 million weights in all.
 TINY = {"backbone": "test_resnet", "pre_trained": False, "image_size": (32, 32), "encoder_decoder": False}
@@ -37,8 +37,7 @@ class Bench:
     loader_workers: int = 0
 
     def engine(self) -> Engine:
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        return Engine(default_root_dir=self.folder / "results", accelerator="cpu", devices=1, **quiet)
+        return quiet_engine(self.folder / "results")
 
     def data(self, **kwargs: Any) -> Any:
         return make_part_data(self.parts, num_workers=self.loader_workers, **kwargs)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from destseg_anomalib import DeSTSeg, PFADSeg
-from tests.conftest import make_part_data, make_part_folder
+from tests.conftest import make_part_data, make_part_folder, quiet_engine, same_states
 from tests.unit.training.test_averaging import defined
 
 TINY = {"backbone": "test_resnet", "pre_trained": False, "image_size": (32, 32), "encoder_decoder": False}
@@ -51,8 +51,7 @@ def fit(
     torch.manual_seed(3)
     small = {k: v for k, v in TINY.items() if model is DeSTSeg or k != "encoder_decoder"}
     trained = model(**(small | {"student_steps": 3, "segmentation_steps": 4} | kwargs))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(default_root_dir=out, accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **trainer)
+    engine = quiet_engine(out, callbacks=list(callbacks), **trainer)
     engine.fit(trained, datamodule=make_part_data(parts), ckpt_path=ckpt_path)
     gc.collect()
     return trained, engine
@@ -66,15 +65,11 @@ def network(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k].nan_to_num(), other[k].nan_to_num()) for k in one)
-
-
 def equal_checkpoints(one: dict[str, Any], other: dict[str, Any]) -> bool:
     averages = one["averaging"], other["averaging"]
     return (
-        same(one["state_dict"], other["state_dict"])
-        and same(averages[0]["last"], averages[1]["last"])
+        same_states(one["state_dict"], other["state_dict"])
+        and same_states(averages[0]["last"], averages[1]["last"])
         and averages[0]["count"] == averages[1]["count"]
     )
 
@@ -96,19 +91,19 @@ def test_the_average_of_all_steps_is_what_is_validated_stored_and_left(alone) ->
     for name, value in left.items():
         if value.is_floating_point():
             torch.testing.assert_close(value, defined(watch.states, name).float(), rtol=1e-5, atol=1e-6)
-    assert same(watch.validated, left)
-    assert same(network(checkpoint["state_dict"]), left)
-    assert same(checkpoint["averaging"]["last"], watch.states[-1])
-    assert not same(watch.states[-1], left)
+    assert same_states(watch.validated, left)
+    assert same_states(network(checkpoint["state_dict"]), left)
+    assert same_states(checkpoint["averaging"]["last"], watch.states[-1])
+    assert not same_states(watch.states[-1], left)
     assert model.average is None  # it was the training's
 
 
 def test_a_checkpoint_on_the_way_is_tested_as_an_average_and_gone_on_with_from_its_last_step(alone, tmp_path) -> None:
     _, checkpoint, watch, parts, root = alone
     on_the_way = stored(root / "5.ckpt")
-    assert same(on_the_way["averaging"]["last"], watch.states[1])
+    assert same_states(on_the_way["averaging"]["last"], watch.states[1])
     asked = DeSTSeg.load_from_checkpoint(root / "5.ckpt", map_location="cpu")
-    assert same(asked.model.segmentation.state_dict(), network(on_the_way["state_dict"]))
+    assert same_states(asked.model.segmentation.state_dict(), network(on_the_way["state_dict"]))
     for step in (2, 3, 4, 6):  # in phase 1, at the border, in phase 2
         _, engine = fit(parts, tmp_path / str(step), ckpt_path=root / f"{step}.ckpt")
         assert equal_checkpoints(stored(engine.best_model_path), checkpoint)
@@ -129,7 +124,7 @@ def test_the_average_disturbs_no_step(alone, tmp_path) -> None:
     _, engine = fit(parts, tmp_path, average_weights=False)
     papers = stored(engine.best_model_path)
     assert "averaging" not in papers
-    assert same(network(papers["state_dict"]), checkpoint["averaging"]["last"])
+    assert same_states(network(papers["state_dict"]), checkpoint["averaging"]["last"])
 
 
 def test_a_checkpoint_of_before_there_were_averages_is_tested_and_gone_on_with(alone, tmp_path) -> None:
@@ -145,18 +140,18 @@ def test_a_checkpoint_of_before_there_were_averages_is_tested_and_gone_on_with(a
     Engine(default_root_dir=tmp_path / "test", **quiet).test(
         model, datamodule=data, ckpt_path=tmp_path / "old.ckpt", verbose=False
     )
-    assert same(model.model.segmentation.state_dict(), watch.states[1])
+    assert same_states(model.model.segmentation.state_dict(), watch.states[1])
     _, engine = fit(parts, tmp_path / "on", ckpt_path=tmp_path / "old.ckpt")
     ended = stored(engine.best_model_path)
     assert ended["averaging"]["count"] == 2  # of the steps that this version took
-    assert same(ended["averaging"]["last"], watch.states[-1])
+    assert same_states(ended["averaging"]["last"], watch.states[-1])
 
 
 def test_a_users_checkpoint_of_weights_alone_has_the_average(alone, tmp_path) -> None:
     _, checkpoint, _, parts, _ = alone
     own = ModelCheckpoint(dirpath=tmp_path / "own", filename="own", save_weights_only=True, every_n_train_steps=7)
     fit(parts, tmp_path, own)
-    assert same(network(stored(tmp_path / "own" / "own.ckpt")["state_dict"]), network(checkpoint["state_dict"]))
+    assert same_states(network(stored(tmp_path / "own" / "own.ckpt")["state_dict"]), network(checkpoint["state_dict"]))
 
 
 @pytest.mark.parametrize(

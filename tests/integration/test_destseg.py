@@ -20,7 +20,7 @@ from destseg_anomalib import DeSTSeg, RoundedBilinearResize
 from destseg_anomalib.metrics import instance_average_precision, precision_at_instance_recall
 from destseg_anomalib.models.teacher import Teacher
 from destseg_anomalib.training.preparation import resolve_rotation
-from tests.conftest import make_part_data, make_part_folder
+from tests.conftest import make_part_data, make_part_folder, quiet_engine
 from tests.integration.conftest import TINY
 
 SMALL = TINY | {"image_size": (64, 64)}
@@ -53,16 +53,7 @@ def fit(
     seed_everything(seed, verbose=False)
     model = DeSTSeg(**(SMALL | {"student_steps": 2, "segmentation_steps": 2} | kwargs))
     recorder = Recorder(keep_states=keep_states)
-    engine = Engine(
-        default_root_dir=out,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[recorder],
-        **(trainer or {}),
-    )
+    engine = quiet_engine(out, callbacks=[recorder], **(trainer or {}))
     engine.fit(model, datamodule=make_part_data(folder, batch_size))
     return engine, model, recorder
 

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 from destseg_anomalib import DeSTSeg, PFADSeg
 from destseg_anomalib.training import checkpoints
 from destseg_anomalib.training.checkpoints import CheckpointFiles
-from tests.conftest import make_part_data, make_part_folder
+from tests.conftest import make_part_data, make_part_folder, quiet_engine, same_states
 from tests.integration.conftest import TINY
 from tests.integration.forks import Forks
 from tests.integration.test_cli import TRAINER, data_arguments
@@ -89,10 +89,6 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k].nan_to_num(), b[k].nan_to_num()) for k in a)
-
-
 def figures(printed: str) -> dict[str, float]:
     rows = (line.split("│") for line in printed.splitlines() if line.startswith("│"))
     return {row[1].strip(): float(row[2]) for row in rows if len(row) == 4}
@@ -119,7 +115,7 @@ def test_a_training_killed_in_both_phases_and_while_writing_ends_as_if_it_had_no
     ended = train(forks, folder, 99, "--ckpt_path", "last")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
-    assert same(weights(run_of(tmp_path / "alone", 0) / "model.ckpt"), weights(run_of(folder, 3) / "model.ckpt"))
+    assert same_states(weights(run_of(tmp_path / "alone", 0) / "model.ckpt"), weights(run_of(folder, 3) / "model.ckpt"))
     # What is tested after a resumed training are its new weights, and the log says so.
     assert figures(ended.stdout) == figures(alone.stdout)
     assert len(figures(ended.stdout)) >= 8
@@ -155,16 +151,7 @@ def fit(
 ) -> tuple[Engine, Any]:
     seed_everything(seed, verbose=False)
     trained = model(**(SMALL[model] | {"student_steps": 4, "segmentation_steps": 3} | kwargs))
-    engine = Engine(
-        default_root_dir=out,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*(callbacks or []), Stop(stop)],
-        **(trainer or {}),
-    )
+    engine = quiet_engine(out, callbacks=[*(callbacks or []), Stop(stop)], **(trainer or {}))
     datamodule = make_part_data(folder, **(data or {}))
     try:
         engine.fit(trained, datamodule=datamodule, ckpt_path=ckpt_path)
@@ -198,7 +185,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(part_folder, tmp_path, 
         fit(part_folder, tmp_path / "stopped", stop=(saved + 1) * accumulated, **case)
     engine, resumed = fit(part_folder, tmp_path / "stopped", seed=7, ckpt_path="last", **case)
     assert engine.trainer.global_step == engine.trainer.max_steps
-    assert same(alone.state_dict(), resumed.state_dict())
+    assert same_states(alone.state_dict(), resumed.state_dict())
 
 
 def test_the_step_that_ends_a_training_is_left_to_the_engine(part_folder, tmp_path, monkeypatch) -> None:
@@ -221,7 +208,7 @@ def test_half_an_accumulated_step_in_a_users_own_checkpoint_is_done_again(part_f
     _, alone = fit(part_folder, tmp_path / "alone", callbacks=[HalfWay()], **case)
     assert torch.load(tmp_path / "half.ckpt", weights_only=True)["global_step"] == 1
     _, resumed = fit(part_folder, tmp_path / "resumed", ckpt_path=tmp_path / "half.ckpt", **case)
-    assert same(dict(alone.named_parameters()), dict(resumed.named_parameters()))
+    assert same_states(dict(alone.named_parameters()), dict(resumed.named_parameters()))
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +223,7 @@ def test_after_a_training_last_is_the_final_checkpoint_and_takes_no_room(finishe
     _, _, engine, model = finished
     final = Path(engine.best_model_path)
     assert final.with_name("last.ckpt").samefile(final)
-    assert same(weights(final), model.state_dict())
+    assert same_states(weights(final), model.state_dict())
     assert sorted(path.name for path in final.parent.iterdir()) == ["last.ckpt", "model.ckpt"]
 
 
@@ -245,15 +232,15 @@ def test_a_test_of_the_last_checkpoint_finds_it(finished) -> None:
     engine = Engine(default_root_dir=root / "results", accelerator="cpu", devices=1, logger=False)
     other = DeSTSeg(**TINY)
     engine.test(other, datamodule=make_part_data(folder), ckpt_path="last", verbose=False)
-    assert same(other.state_dict(), model.state_dict())
+    assert same_states(other.state_dict(), model.state_dict())
 
 
 def test_a_model_that_was_not_resumed_is_tested_from_the_checkpoint_it_is_given(finished, tmp_path) -> None:
     folder, _, trained, model = finished
     engine, other = fit(folder, tmp_path, seed=5)
-    assert not same(other.state_dict(), model.state_dict())
+    assert not same_states(other.state_dict(), model.state_dict())
     engine.test(other, datamodule=make_part_data(folder), ckpt_path=trained.best_model_path, verbose=False)
-    assert same(other.state_dict(), model.state_dict())
+    assert same_states(other.state_dict(), model.state_dict())
 
 
 def test_without_any_last_checkpoint_one_sentence_says_so(part_folder, tmp_path) -> None:

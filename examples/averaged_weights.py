@@ -6,10 +6,11 @@
     python examples/averaged_weights.py configs/data/folder.yaml --name tile --seeds 0 1 2 --out averaged_weights.csv
 
 All maps of one seed come from one training: teacher and student run once for each test image, the segmentation network
-once for each kind of weights at each step that is looked at. Those steps are the last five at distances of 2 % of phase
-2, and with ``--curve`` seven more on the way there. Rows are added to the file as they are measured, and a seed that is
-there is not trained again; at the end the whole file is printed as three tables: figures after the training, mean ± std
-over the seeds; how far they spread over the seeds and over the last five steps; figures by step.
+once for each kind of weights at each step that is looked at, in the precision of the training as Engine tests it. Those
+steps are the last five at distances of 2 % of phase 2, and with ``--curve`` seven more on the way there. Rows are added
+to the file as they are measured, and a seed that is there is not trained again; at the end the whole file is printed as
+three tables: figures after the training, mean ± std over the seeds; how far they spread over the seeds and over the
+last five steps; figures by step.
 
 ``--training`` tries something else: ``falling_rate``, learning rates that fall to zero over the last fifth of phase 2,
 or ``averaged_student``, a student that is averaged in phase 1 as well, and read in phase 2 as it is on average.
@@ -18,7 +19,8 @@ or ``averaged_student``, a student that is averaged in phase 1 as well, and read
 import argparse
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ import yaml
 from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.engine import Engine
 from benchmark_synthesis import machine
+from lightning.fabric import Fabric
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.functional import auroc
@@ -136,27 +139,34 @@ def train(
 
 
 @torch.no_grad()
-def maps(model: StudentTeacherModel, kept: dict, images: torch.Tensor) -> Iterator[tuple[Side, torch.Tensor]]:
-    """Yield logits of all kinds, of the size of the images."""
-    teacher, student = model.features(images)
-    said = model.witness(torch.zeros(()), teacher, student)
+def maps(
+    model: StudentTeacherModel, kept: dict, images: torch.Tensor, autocast: Callable[[], AbstractContextManager]
+) -> Iterator[tuple[Side, torch.Tensor]]:
+    """Yield maps of all kinds, of the size of the images."""
+    with autocast():
+        teacher, student = model.features(images)
+        said = model.witness(torch.zeros(()), teacher, student).float()
     for (step, kind), state in kept.items():
         model.segmentation.load_state_dict(state)
-        logits = model.segment(teacher, student).float()
+        with autocast():
+            logits = model.segment(teacher, student).float()
         for weight in WITNESSES:
             yield Side(step, kind, weight), upsample((logits + weight * said).sigmoid(), images.shape[-2:])
 
 
-def measure(model: DeSTSeg | PFADSeg, snapshots: Snapshots, data: AnomalibDataModule) -> Iterator[dict[str, Any]]:
+def measure(
+    model: DeSTSeg | PFADSeg, snapshots: Snapshots, data: AnomalibDataModule, precision: str
+) -> Iterator[dict[str, Any]]:
     """Yield a row of figures for each kind of map."""
     network = model.model.cpu().eval()
+    autocast = Fabric(accelerator="cpu", precision=precision).autocast
     stores: dict[Side, PixelFiguresMetric] = {}
     scores: dict[Side, list[torch.Tensor]] = {}
     labels = []
     for batch in data.test_dataloader():
         images, masks = model.pre_processor.transform(batch.image, batch.gt_mask)
         labels.append(batch.gt_label)
-        for side, anomaly_map in maps(network, snapshots.kept, images):
+        for side, anomaly_map in maps(network, snapshots.kept, images, autocast):
             stores.setdefault(side, PixelFiguresMetric(bits=BITS)).update(anomaly_map, masks)
             scores.setdefault(side, []).append(anomaly_map.flatten(1).topk(network.top_t).values.mean(dim=1))
     for side, store in stores.items():
@@ -227,7 +237,7 @@ def main() -> None:
         data = get_datamodule(config)
         model, snapshots, minutes = train(arguments, seed, data)
         known = run | {"seed": seed, "minutes": round(minutes, 1), "machine": machine()}
-        new = pd.DataFrame([known | row for row in measure(model, snapshots, data)])
+        new = pd.DataFrame([known | row for row in measure(model, snapshots, data, arguments.precision)])
         rows = pd.concat([rows, new]) if len(rows) else new
         rows.to_csv(arguments.out, index=False)
     report(rows)

@@ -14,6 +14,7 @@ from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.deployment.calibration import Calibration, raw_maps
 from destseg_anomalib.deployment.judging import judge
 from destseg_anomalib.deployment.learned_scores import LearnedScores
+from destseg_anomalib.deployment.prediction_lists import PredictionLists
 from destseg_anomalib.deployment.promises import Promise
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,11 @@ class OperatingPoint(PostProcessor):
                 self.min_area,
             )
         self.min_area = stored
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have a prediction leave lists, whatever the model."""
+        super().setup(trainer, pl_module, stage)
+        PredictionLists.enter(trainer, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a promise that the images for validation cannot carry, before a training that would be in vain."""

@@ -24,6 +24,7 @@ from destseg_anomalib.metrics.images import (
     mask_files,
     of_all_processes,
 )
+from destseg_anomalib.metrics.picture_pixels import picture_size
 from destseg_anomalib.metrics.raw_batch import RawBatch, check_names, empty, rank_raw_values, update_metrics
 from destseg_anomalib.metrics.report import write_report
 from destseg_anomalib.metrics.verdicts import (
@@ -150,7 +151,7 @@ class RawMapEvaluator(Evaluator):
         anomaly_map, pred_score = self._raw.take()
         update_metrics(self.test_metrics, batch, anomaly_map, pred_score)
         names = [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(batch.batch_size)]
-        images = _records(batch, pred_score, names)
+        images = _records(batch, pred_score, names, getattr(pl_module, "pre_processor", None))
         if anomaly_map is not None and batch.gt_mask is not None:
             masks = batch.gt_mask.bool().cpu().flatten(0, -3)
             self.pixels.update(anomaly_map, masks, names=[image.path for image in images])
@@ -193,11 +194,19 @@ class RawMapEvaluator(Evaluator):
         self._raw.take()
 
 
-def _records(batch: Batch, pred_score: torch.Tensor | None, names: Sequence[str]) -> list[ImageRecord]:
+def _records(
+    batch: Batch,
+    pred_score: torch.Tensor | None,
+    names: Sequence[str],
+    pre_processor: Any,  # noqa: ANN401
+) -> list[ImageRecord]:
     """Describe the images of a batch; names are for images without a path."""
     labels = [None] * len(names) if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
     scores = [math.nan] * len(names) if pred_score is None else pred_score.flatten().tolist()
-    return list(map(ImageRecord, batch.image_path or names, scores, labels))
+    return [
+        ImageRecord(path, score, label, size=picture_size(path, pre_processor))
+        for path, score, label in zip(batch.image_path or names, scores, labels, strict=True)
+    ]
 
 
 def _report(

@@ -34,6 +34,8 @@ class ImageRecord(NamedTuple):
         regions: Regions of its mask as the metrics see it, ``None`` if it has no mask.
         lost: Regions of its mask file that the resize of the mask lost.
         original: Regions of its mask file; 0 if no file was read.
+        size: Height and width of the picture, ``None`` where its map shows a part of it, or there is no file.
+        map_size: Those of its map and mask.
     """
 
     path: str
@@ -42,6 +44,8 @@ class ImageRecord(NamedTuple):
     regions: int | None = None
     lost: int = 0
     original: int = 0
+    size: tuple[int, int] | None = None
+    map_size: tuple[int, int] = (0, 0)
 
     def with_mask(self, mask: NDArray[np.bool_], mask_path: str | None, regions: int) -> "ImageRecord":
         """Add what the mask tells.
@@ -54,10 +58,11 @@ class ImageRecord(NamedTuple):
         Returns:
             The record of an image with a mask.
         """
+        record = self._replace(regions=regions, map_size=mask.shape)
         if not (self.label or regions) or not isinstance(mask_path, str) or not Path(mask_path).is_file():
-            return self._replace(regions=regions)
+            return record
         lost, original = count_lost_regions(read_mask(mask_path, as_tensor=True).bool().numpy(), mask)
-        return self._replace(regions=regions, lost=lost, original=original)
+        return record._replace(lost=lost, original=original)
 
 
 def mask_files(trainer: Trainer) -> dict[str, str]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from destseg_anomalib.metrics.curves import InstanceCurve
 from destseg_anomalib.metrics.figures import PixelFigures
 from destseg_anomalib.metrics.images import ImageRecord
+from destseg_anomalib.metrics.picture_pixels import boxes_in_picture
 from destseg_anomalib.metrics.plotting import plot_instance_curve
 from destseg_anomalib.metrics.verdicts import Verdict
 
@@ -27,11 +28,19 @@ def instance_table(images: Sequence[ImageRecord], figures: PixelFigures, said: S
 
     Returns:
         One row a region: ``image`` (path), ``region`` (number in its image), ``left``, ``top``, ``width``, ``height``
-        and ``area`` in pixels of the evaluated mask, ``score`` (raw), ``rank`` (1 for the highest score) and ``found``
-        (whether more than half of it is predicted; never where the model predicts no mask).
+        and ``area`` in pixels of the picture (of the evaluated mask where `ImageRecord.size` is ``None``), ``score``
+        (raw), ``rank`` (1 for the highest score) and ``found`` (whether more than half of it is predicted; never where
+        the model predicts no mask).
     """
     per_image = [image.regions or 0 for image in images]
-    table = pd.DataFrame(figures.regions.boxes, columns=["left", "top", "width", "height"])
+    boxes = np.column_stack([figures.regions.boxes, figures.regions.areas])
+    parts = np.split(boxes, np.cumsum(per_image)[:-1])
+    placed = [
+        boxes_in_picture(part, image.map_size, image.size)
+        for image, part in zip(images, parts, strict=True)
+        if len(part)
+    ]
+    table = pd.DataFrame(np.concatenate(placed), columns=["left", "top", "width", "height", "area"])
     table.insert(0, "image", np.repeat([image.path for image in images], per_image))
     table.insert(1, "region", np.concatenate([np.arange(count) + 1 for count in per_image]))
     found = [
@@ -40,7 +49,7 @@ def instance_table(images: Sequence[ImageRecord], figures: PixelFigures, said: S
     ]
     scores = pd.Series(figures.regions.scores)
     rank = scores.rank(ascending=False, method="min").astype(int)
-    return table.assign(area=figures.regions.areas, score=scores, rank=rank, found=np.concatenate(found))
+    return table.assign(score=scores, rank=rank, found=np.concatenate(found))
 
 
 def curve_table(curve: InstanceCurve) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from anomalib.deploy import CompressionType
+from anomalib.deploy import CompressionType, OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from anomalib.models.components.base.export_mixin.mixin import ExportMixin
@@ -129,6 +129,22 @@ def test_openvino_agrees_with_the_model_at_any_size_and_batch(trained) -> None:
     assert_agreement(run, trained.model, map_limit=1e-4)
 
 
+def test_openvino_computes_as_pytorch_where_it_is_asked_for_float32(trained) -> None:
+    """A processor with bfloat16 units uses them unless told otherwise, and its answers are then other ones."""
+    openvino = pytest.importorskip("openvino")
+    path = next(trained.root.glob("weights/openvino/model.xml"), None) or trained.model.to_openvino(trained.root)
+    images = native_images((1, 3, 175, 125))
+    expected = predict(trained.model, images)["anomaly_map"]
+    errors = {}
+    for name, config in (("as it comes", {}), ("float32", {"INFERENCE_PRECISION_HINT": "f32"})):
+        inferencer = OpenVINOInferencer(path, "CPU", config)
+        errors[name] = np.abs(inferencer.predict(images[0].transpose(1, 2, 0)).anomaly_map - expected).max()
+    assert errors["float32"] < 1e-4
+    core = openvino.Core()
+    precision = core.compile_model(path, "CPU").get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    assert (errors["as it comes"] > 1e-4) == (precision == "bf16"), errors
+
+
 @pytest.mark.parametrize("compression", [CompressionType.INT8_PTQ, CompressionType.INT8_ACQ])
 def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the_maps_alike(
     trained, compression
@@ -190,7 +206,7 @@ def test_the_onnx_file_runs_without_torch(trained, onnx_file, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     expected = predict(trained.model, picture)["pred_score"].item()
     assert float(done.stdout.split()[1].rstrip(",")) == pytest.approx(expected, abs=2e-3)
-    assert cv2.imread(str(tmp_path / "heat.png")).shape == (64, 64, 3)
+    assert cv2.imread(str(tmp_path / "heat.png")).shape == (175, 125, 3)
 
 
 def test_the_fidelity_of_every_way_is_printed(trained, monkeypatch, capsys) -> None:

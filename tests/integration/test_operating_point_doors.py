@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.cli.cli import AnomalibCLI
@@ -156,6 +157,20 @@ def test_a_bundled_model_has_it_from_yaml_and_a_command_moves_it(bench: Bench, m
     assert torch.equal(loaded.post_processor.pixel_threshold, moved.model.post_processor.pixel_threshold)
     with pytest.raises(RuntimeError, match="scores_of_good_parts"):  # and not without its point
         Padim.load_from_checkpoint(path)
+    command(bench, f"predict --config padim.yaml --data {bench.parts / 'test'} --ckpt_path {path}")
+    [pictures] = bench.folder.glob("**/Padim/**/predictions/v0/predictions.csv")
+    assert set(pd.read_csv(pictures)["picture"]) == set(map(str, (bench.parts / "test").rglob("*.png")))
+
+
+def test_our_models_leave_lists_and_outlines_without_a_promise(bench: Bench) -> None:
+    batches = bench.predict(bench.parts / "test")
+    [folder] = bench.folder.glob("**/predictions/v0")
+    pictures, defects = (pd.read_csv(folder / name) for name in ("predictions.csv", "defects.csv"))
+    labels = [bool(batch.pred_label) for batch in batches]
+    assert (pictures["verdict"] == "bad").tolist() == labels
+    assert pictures["defects"].sum() == len(defects)
+    assert len(list((folder / "images").rglob("*.png"))) == len(pictures) == len(labels)
+    assert bench.model.visualizer.overlay_fields[0] == ("image", ["anomaly_map", "pred_mask"])
 
 
 def test_commands_set_and_move_the_point_of_our_models_to_the_exported_file(bench: Bench, monkeypatch) -> None:

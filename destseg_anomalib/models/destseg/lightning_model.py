@@ -22,6 +22,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.models.similarity import SegmentationInput
 from destseg_anomalib.synthesis import Rotation
@@ -31,7 +32,7 @@ from destseg_anomalib.training.two_step import TwoStepTraining
 from .torch_model import DeSTSegModel
 
 
-class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibModule):
+class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPredictions, AnomalibModule):
     """Segmentation guided denoising student-teacher.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib.
@@ -65,7 +66,7 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
-        visualizer: Visualizer, or whether to use anomalib's.
+        visualizer: Visualizer, or whether to use anomalib's, with outlines in the heat maps.
 
     Raises:
         ValueError: If the backbone, an option or a number of steps cannot work; the sentence says which and why.

@@ -21,6 +21,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.synthesis import Rotation
 from destseg_anomalib.training.resumable import ResumableTraining
@@ -29,7 +30,7 @@ from destseg_anomalib.training.two_step import TwoStepTraining
 from .torch_model import PFADSegModel
 
 
-class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibModule):
+class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPredictions, AnomalibModule):
     """Denoising student-teacher with parallel attention, attentional fusion and rectangular calibration.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib. Train with
@@ -63,7 +64,7 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, AnomalibM
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
-        visualizer: Visualizer, or whether to use anomalib's.
+        visualizer: Visualizer, or whether to use anomalib's, with outlines in the heat maps.
 
     Raises:
         ValueError: If the backbone or a number of steps cannot work; the sentence says which and why.

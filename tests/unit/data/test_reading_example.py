@@ -31,12 +31,12 @@ class Session:
         assert model == "model.onnx"
 
     def get_outputs(self) -> list:
-        return [type("Output", (), {"name": name}) for name in ("pred_score", "pred_label", "anomaly_map")]
+        return [type("Output", (), {"name": name}) for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask")]
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        assert len(names) == 3
+        assert len(names) == 4
         Session.given = inputs["input"]
-        return [np.array([0.5]), np.array([False]), np.zeros((1, 1, 4, 4))]
+        return [np.array([0.5]), np.array([False]), np.zeros((1, 1, 4, 4)), np.zeros((1, 1, 4, 4), bool)]
 
 
 @pytest.fixture

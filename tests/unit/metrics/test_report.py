@@ -49,3 +49,23 @@ def test_defects_of_a_model_that_predicts_no_mask_are_missed_and_equal_scores_sh
     table = pd.read_csv(tmp_path / "instances.csv")
     assert table["found"].tolist() == [False] * 3
     assert table["rank"].tolist() == [2, 1, 2]
+
+
+def test_boxes_are_in_pixels_of_the_picture_where_its_size_is_known(tmp_path: Path) -> None:
+    target = torch.zeros(4, 10, 10)
+    target[0, 2:4, 5:8] = target[1, 2:4, 5:8] = target[3, 0, 0] = target[3, 9, 9] = 1
+    metric = PixelFiguresMetric()
+    metric.update(target, target)
+    sizes = ((354, 488), None, (354, 488), (100, 20))
+    images = [
+        ImageRecord(str(index), 0, label=None, regions=regions, size=size, map_size=(10, 10))
+        for index, (regions, size) in enumerate(zip((1, 1, 0, 2), sizes, strict=True))
+    ]
+    write_report(tmp_path, images, metric.compute(), [Verdict(None, None, None)] * 4)
+    table = pd.read_csv(tmp_path / "instances.csv")
+    assert table[["left", "top", "width", "height", "area"]].to_numpy().tolist() == [
+        [244, 71, 146, 71, round(6 * 35.4 * 48.8)],
+        [5, 2, 3, 2, 6],
+        [0, 0, 2, 10, 20],
+        [18, 90, 2, 10, 20],
+    ]

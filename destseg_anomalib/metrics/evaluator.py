@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator, F1Score
 from lightning.pytorch import LightningModule, Trainer
+from numpy.typing import NDArray
 from torchmetrics import Metric
 
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
@@ -153,10 +155,10 @@ class RawMapEvaluator(Evaluator):
         names = [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(batch.batch_size)]
         images = _records(batch, pred_score, names, getattr(pl_module, "pre_processor", None))
         if anomaly_map is not None and batch.gt_mask is not None:
-            masks = batch.gt_mask.bool().cpu().flatten(0, -3)
-            self.pixels.update(anomaly_map, masks, names=[image.path for image in images])
+            masks, inside = batch.gt_mask.bool().cpu().flatten(0, -3), _looked_at(pl_module, batch.gt_mask.shape[-2:])
+            self.pixels.update(anomaly_map, masks, [image.path for image in images], inside)
             images = [
-                image.with_mask(mask, self._mask_files.get(image.path), len(areas))
+                image.with_mask(mask, self._mask_files.get(image.path), len(areas), inside)
                 for image, mask, areas in zip(images, masks.numpy(), self.pixels.areas[-len(images) :], strict=True)
             ]
         self.images += images
@@ -207,6 +209,12 @@ def _records(
         ImageRecord(path, score, label, size=picture_size(path, pre_processor))
         for path, score, label in zip(batch.image_path or names, scores, labels, strict=True)
     ]
+
+
+def _looked_at(pl_module: LightningModule, size: torch.Size) -> NDArray[np.bool_] | None:
+    """Which pixels count for a model that has regions to look at."""
+    regions: Any = getattr(getattr(pl_module, "model", None), "regions", None)
+    return None if regions is None else regions.at(size).cpu().numpy()
 
 
 def _report(

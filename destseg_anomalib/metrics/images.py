@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from anomalib.data.utils import read_mask
@@ -47,13 +48,16 @@ class ImageRecord(NamedTuple):
     size: tuple[int, int] | None = None
     map_size: tuple[int, int] = (0, 0)
 
-    def with_mask(self, mask: NDArray[np.bool_], mask_path: str | None, regions: int) -> "ImageRecord":
+    def with_mask(
+        self, mask: NDArray[np.bool_], mask_path: str | None, regions: int, inside: NDArray[np.bool_] | None = None
+    ) -> "ImageRecord":
         """Add what the mask tells.
 
         Args:
             mask: Boolean ``(H, W)``, the whole mask after the data module's transforms.
             mask_path: The file that it came from, ``None`` or empty where the data module knows none.
             regions: Number of regions in ``mask``.
+            inside: Boolean ``(H, W)``, what of the picture is looked at; ``None`` for all of it.
 
         Returns:
             The record of an image with a mask.
@@ -61,7 +65,10 @@ class ImageRecord(NamedTuple):
         record = self._replace(regions=regions, map_size=mask.shape)
         if not (self.label or regions) or not isinstance(mask_path, str) or not Path(mask_path).is_file():
             return record
-        lost, original = count_lost_regions(read_mask(mask_path, as_tensor=True).bool().numpy(), mask)
+        drawn = read_mask(mask_path, as_tensor=True).bool().numpy()
+        if inside is not None:
+            drawn &= cv2.resize(inside.view(np.uint8), drawn.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
+        lost, original = count_lost_regions(drawn, mask)
         return record._replace(lost=lost, original=original)
 
 

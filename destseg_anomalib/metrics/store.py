@@ -61,13 +61,20 @@ class PixelStore(Metric):
             # One column until there are pixels: torchmetrics keeps a copy of what a state begins with, and adds states.
             self.add_state("histogram", torch.zeros(3, 1, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, preds: torch.Tensor, target: torch.Tensor, names: Sequence[str] | None = None) -> None:
+    def update(
+        self,
+        preds: torch.Tensor,
+        target: torch.Tensor,
+        names: Sequence[str] | None = None,
+        inside: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Add a batch; batches may differ in size.
 
         Args:
             preds: Anomaly maps ``(B, H, W)`` or ``(B, 1, H, W)``, any real dtype and range; compared in float32.
             target: Ground truth of the same batch and size, boolean, or numbers that are 0 or 1.
             names: Names of the images for error messages.
+            inside: Boolean ``(H, W)``, which pixels count; ``None`` for all of them. The others are background.
 
         Raises:
             ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.
@@ -75,11 +82,13 @@ class PixelStore(Metric):
         maps, masks = to_arrays(preds, target, names)
         if self.bits is not None:
             histogram = self._histogram(self.bits)
-            add_scores(histogram, maps.reshape(-1))
+            add_scores(histogram, maps.reshape(-1) if inside is None else maps[:, inside].reshape(-1))
         for scores, mask in zip(maps, masks, strict=True):
             positives, regions = find_regions(scores, mask, self.overlap)
             if self.bits is None:
-                self.negatives.append(torch.from_numpy(scores[~mask] if positives.size else scores.flatten()))
+                background = ~mask if inside is None else inside & ~mask
+                whole = inside is None and not positives.size
+                self.negatives.append(torch.from_numpy(scores.flatten() if whole else scores[background]))
                 self.positives.append(torch.from_numpy(positives))
             else:
                 move_positives(histogram, positives, regions.areas)

@@ -15,6 +15,7 @@ from torch import nn
 
 from .blocks import BlockFactory, conv3x3, init_kaiming, stage
 from .losses import cosine_loss, focal_loss, l1_loss, loss_mask
+from .regions import Regions
 from .similarity import SegmentationInput, l2_normalize, similarity_maps, upsample
 from .student import Student
 from .teacher import Teacher
@@ -66,6 +67,7 @@ class StudentTeacherModel(nn.Module):
         segmentation_input: What the segmentation network reads.
         top_t: How many of the highest pixels the image score averages.
         distance_weight: How much the cosine distances say beside the segmentation network, see `DistanceWitness`.
+        regions: Height and width of the `Regions` to look at, whose pixels are set later; None to look everywhere.
     """
 
     mean: torch.Tensor
@@ -82,6 +84,7 @@ class StudentTeacherModel(nn.Module):
         segmentation_input: SegmentationInput = "product",
         top_t: int = 100,
         distance_weight: float = 0.0,
+        regions: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -92,6 +95,7 @@ class StudentTeacherModel(nn.Module):
         self.segmentation_input = segmentation_input
         self.top_t = top_t
         self.witness = DistanceWitness(distance_weight) if distance_weight else None
+        self.regions = None if regions is None else Regions(regions)
         self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(teacher.std).view(1, 3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)
@@ -112,7 +116,10 @@ class StudentTeacherModel(nn.Module):
             msg = f"The model was given images of {images.dtype}: pass floating point between 0 and 1, as images / 255."
             raise ValueError(msg)
         images = images.to(self.mean.dtype)
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        normalized = (images - self.mean) / self.std
+        if self.regions is not None:
+            normalized = self.regions(normalized)  # the mean colour outside, whatever is there
+        return normalized.contiguous(memory_format=torch.channels_last)
 
     def features(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Run teacher and student once on the same images.
@@ -199,6 +206,8 @@ class StudentTeacherModel(nn.Module):
                 logits = self.witness(logits, teacher, student)
             small = logits.sigmoid()
         anomaly_map = upsample(small, images.shape[-2:])
+        if self.regions is not None:
+            anomaly_map = self.regions(anomaly_map)
         pixels = anomaly_map.flatten(start_dim=1)
         top = pixels.topk(min(self.top_t, pixels.shape[1]), dim=1, sorted=False).values
         return InferenceBatch(pred_score=top.mean(dim=1), anomaly_map=anomaly_map)

@@ -3,6 +3,7 @@
 
 """From clean images to images with synthetic anomalies (DeSTSeg, Sec. 3.1, Eq. 1)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,13 +37,18 @@ class AnomalyGenerator:
         bank: Anomaly sources, of the size of the images.
         opacity: Range that the opacity of an anomaly is drawn from, above the first and up to the second.
         rotation: How training images are rotated.
+        within: Makes a mask (N, 1, H, W) zero where no anomaly may be; None for anomalies everywhere.
 
     Raises:
         ValueError: If `opacity` is not an ordered pair within [0, 1].
     """
 
     def __init__(
-        self, bank: TextureBank, opacity: tuple[float, float] = (0.2, 1.0), rotation: Rotation = "none"
+        self,
+        bank: TextureBank,
+        opacity: tuple[float, float] = (0.2, 1.0),
+        rotation: Rotation = "none",
+        within: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         low, high = opacity
         if not 0 <= low <= high <= 1:
@@ -51,6 +57,7 @@ class AnomalyGenerator:
         self.bank = bank
         self.opacity = (low, high)
         self.rotation = rotation
+        self.within = within
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> SyntheticBatch:
         """Rotate and corrupt a batch.
@@ -72,6 +79,8 @@ class AnomalyGenerator:
         if self.rotation != "none":
             images = rotate(images, draw_angles(self.rotation, count, generator).to(device, non_blocking=True))
         mask = perlin_masks(count, (images.shape[-2], images.shape[-1]), generator, device)
+        if self.within is not None:
+            mask = self.within(mask)
         source = self.bank.sample(count, generator, device)
         low, high = self.opacity
         drawn = torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float32)

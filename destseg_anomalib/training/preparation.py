@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import data_of
+from destseg_anomalib.data.regions import read_regions
 from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
 from destseg_anomalib.synthesis.preview import SHOWN, write_preview
 from destseg_anomalib.training.acceptance import check_split, check_transforms
@@ -77,8 +78,12 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
             size = Collate(datamodule.external_collate_fn)([images[0]]).image.shape[-2:]
     height, width = size or model.hparams.image_size
     bank = texture_bank(model.hparams.textures, (int(height), int(width)))
-    rotation = resolve_rotation(model.hparams.rotation, datamodule)
-    generator = AnomalyGenerator(bank, opacity=tuple(model.hparams.opacity), rotation=rotation)
+    regions = model.model.regions
+    if regions is not None and trainer.ckpt_path is None:
+        files = () if datamodule is None else datamodule.train_data.samples["image_path"]
+        regions.inside.copy_(read_regions(model.hparams.regions, regions.inside.shape, files))
+    rotation = resolve_rotation(model.hparams.rotation, datamodule, turns=regions is None)
+    generator = AnomalyGenerator(bank, tuple(model.hparams.opacity), rotation, within=regions)
     model.loans.lend(model, "generator", generator)
     if datamodule is not None and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
         spread = torch.linspace(0, len(model.images) - 1, min(SHOWN, len(model.images))).round().int().tolist()
@@ -122,19 +127,20 @@ def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN4
     return training_loader(model.images, sampler, datamodule.num_workers, datamodule.external_collate_fn)
 
 
-def resolve_rotation(rotation: str, datamodule: object) -> Any:  # noqa: ANN401
+def resolve_rotation(rotation: str, datamodule: object, *, turns: bool) -> Any:  # noqa: ANN401
     """Resolve `rotation="auto"` by the category of an MVTec AD data module.
 
     Args:
         rotation: Argument of the model.
         datamodule: Its data.
+        turns: Whether images may be turned at all.
 
     Returns:
         The class of rotation; for other data `none`.
     """
     if rotation != "auto":
         return rotation
-    is_mvtec = type(datamodule).__name__ == "MVTecAD"
+    is_mvtec = turns and type(datamodule).__name__ == "MVTecAD"
     resolved = rotation_of_category(datamodule.category) if is_mvtec else "none"  # type: ignore[attr-defined]
     logger.info("Training images are rotated as class %r (rotation='auto').", resolved)
     return resolved

@@ -76,7 +76,8 @@ def restore(checkpoint: dict[str, Any], model: Any, load_components: Callable[[d
         checkpoint["callbacks"] = {}  # one of them, the post-processor, would bring the thresholds of that file back
         trainer.ckpt_path = model.resumed_from = None  # and Lightning does not say otherwise
         return
-    checkpoint.get("hyper_parameters", {}).setdefault("distance_weight", 0.0)  # as before there was such an argument
+    for name, before in (("distance_weight", 0.0), ("regions", None)):  # as before there were such arguments
+        checkpoint.get("hyper_parameters", {}).setdefault(name, before)
     check_model(checkpoint, model)
     (check_architecture if fitting else follow)(checkpoint, model)
     model.average_so_far = take_average(checkpoint) if fitting else ({}, 0)

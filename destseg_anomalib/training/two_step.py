@@ -52,13 +52,16 @@ class TwoStepTraining:
         """Refuse hyper-parameters that cannot train.
 
         Raises:
-            ValueError: If a number of steps is below 1.
+            ValueError: If a number of steps is below 1, or images are to be turned that have regions.
         """
         self.hparams.update(plain(dict(self.hparams)))  # numbers of NumPy among them
         for name in ("student_steps", "segmentation_steps"):
             if self.hparams[name] < 1:
                 msg = f"{name}={self.hparams[name]} must be at least 1; segmentation=False trains the student alone."
                 raise ValueError(msg)
+        if self.hparams.regions is not None and self.hparams.rotation not in {"auto", "none"}:
+            msg = f"rotation={self.hparams.rotation!r} would turn images under their regions: pass rotation='none'."
+            raise ValueError(msg)
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -151,7 +154,17 @@ class TwoStepTraining:
         del args, kwargs
         prediction = self.model(batch.image)
         self.sound &= prediction.pred_score.isfinite().all()
-        return batch.update(**prediction._asdict())
+        return self._looked_at(batch.update(**prediction._asdict()))
+
+    def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict maps and scores."""
+        return self._looked_at(super().test_step(batch, *args, **kwargs))  # type: ignore[misc]
+
+    def _looked_at(self, batch: Any) -> Any:  # noqa: ANN401
+        """Leave out of the ground truth what the model is not to look at."""
+        if self.model.regions is not None and batch.gt_mask is not None:
+            batch.gt_mask = self.model.regions(batch.gt_mask)
+        return batch
 
     def _enter_phase(self) -> bool:
         """Put the network that learns into training mode and the other one into evaluation; True in the first phase."""

@@ -63,6 +63,8 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         average_weights: Whether phase 2 leaves an average of the segmentation network, not its last step.
         distance_weight: How much the student's distance from the teacher says in the map beside the segmentation
             network: logit + weight * log distance; 0 for nothing.
+        regions: Picture of the shape of the images that is white where to look: nothing is synthesised, seen, said or
+            counted elsewhere. Read when training starts, and kept in the checkpoint.
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
@@ -79,6 +81,7 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         "segmentation",
         "segmentation_input",
         "distance_weight",
+        "regions",
     )
 
     def __init__(
@@ -105,6 +108,7 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         top_t: int = 100,
         average_weights: bool = True,
         distance_weight: float = 0.0,
+        regions: str | Path | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -132,4 +136,5 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             segmentation_input=arguments.segmentation_input,
             top_t=arguments.top_t,
             distance_weight=arguments.distance_weight,
+            regions=None if arguments.regions is None else tuple(arguments.image_size),
         )

@@ -52,6 +52,7 @@ class DeSTSegModel(StudentTeacherModel):
             normalised maps, both maps (`concat`), or their `cosine` distances.
         top_t: How many of the highest pixels the image score averages (Table S2).
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
+        regions: Height and width of the `Regions` to look at; None to look everywhere.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`, `segmentation_input` is none of the three, or
@@ -71,6 +72,7 @@ class DeSTSegModel(StudentTeacherModel):
         segmentation_input: SegmentationInput = "product",
         top_t: int = 100,
         distance_weight: float = 0.0,
+        regions: tuple[int, int] | None = None,
     ) -> None:
         if distance_weight and not segmentation:
             msg = f"distance_weight={distance_weight} without a segmentation network stands beside nothing: pass 0."
@@ -91,6 +93,7 @@ class DeSTSegModel(StudentTeacherModel):
             segmentation_input=segmentation_input,
             top_t=top_t,
             distance_weight=distance_weight,
+            regions=regions,
         )
 
     def load_reference_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:

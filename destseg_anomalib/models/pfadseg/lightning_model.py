@@ -61,6 +61,8 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         average_weights: Whether phase 2 leaves an average of the segmentation network, not its last step.
         distance_weight: How much the student's distance from the teacher says in the map beside the segmentation
             network: logit + weight * log distance; 0 for nothing.
+        regions: Picture of the shape of the images that is white where to look: nothing is synthesised, seen, said or
+            counted elsewhere. Read when training starts, and kept in the checkpoint.
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
@@ -71,7 +73,7 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
     """
 
     reference_batch: ClassVar[int] = 16
-    architecture: ClassVar[tuple[str, ...]] = ("backbone", "rcm", "aff", "pcar", "distance_weight")
+    architecture: ClassVar[tuple[str, ...]] = ("backbone", "rcm", "aff", "pcar", "distance_weight", "regions")
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         top_t: int = 100,
         average_weights: bool = True,
         distance_weight: float = 0.0,
+        regions: str | Path | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -122,4 +125,5 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             rcm_layer_scale=arguments.rcm_layer_scale,
             top_t=arguments.top_t,
             distance_weight=arguments.distance_weight,
+            regions=None if arguments.regions is None else tuple(arguments.image_size),
         )

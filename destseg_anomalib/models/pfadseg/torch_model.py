@@ -35,6 +35,7 @@ class PFADSegModel(StudentTeacherModel):
         rcm_layer_scale: Start value of the layer scale of `rcm`.
         top_t: How many of the highest pixels the image score averages.
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
+        regions: Height and width of the `Regions` to look at; None to look everywhere.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`.
@@ -52,6 +53,7 @@ class PFADSegModel(StudentTeacherModel):
         rcm_layer_scale: float = 1.0,
         top_t: int = 100,
         distance_weight: float = 0.0,
+        regions: tuple[int, int] | None = None,
     ) -> None:
         teacher = Teacher(backbone)
         if pre_trained:
@@ -70,4 +72,5 @@ class PFADSegModel(StudentTeacherModel):
             SegmentationNetwork(segmentation_channels("product", teacher.channels), block, context),
             top_t=top_t,
             distance_weight=distance_weight,
+            regions=regions,
         )

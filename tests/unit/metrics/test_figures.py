@@ -125,3 +125,18 @@ def test_bounded_memory_does_not_grow_with_normal_images() -> None:
         metric.update(torch.rand(4, 16, 16), torch.zeros(4, 16, 16))
     assert sum(chunk.numel() for chunk in (*metric.negatives, *metric.positives)) == 0
     assert metric.histogram.sum() == 3 * 4 * 256
+
+
+@pytest.mark.parametrize("bits", [None, 18])
+def test_figures_within_a_window_are_those_of_the_cut_out_window(bits: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, masks = torch.rand(4, 20, 30, generator=generator), torch.rand(4, 20, 30, generator=generator) > 0.8
+    masks[1] = False
+    inside = np.zeros((20, 30), bool)
+    inside[3:17, 5:22] = True
+    whole, cut = PixelFiguresMetric(bits), PixelFiguresMetric(bits)
+    whole.update(maps, masks & torch.from_numpy(inside), inside=inside)
+    cut.update(maps[:, 3:17, 5:22], masks[:, 3:17, 5:22])
+    for one, other in zip(whole.compute()[:4], cut.compute()[:4], strict=True):
+        assert one == other
+    np.testing.assert_array_equal(whole.compute().curve.precision, cut.compute().curve.precision)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -75,3 +76,20 @@ def test_one_training_is_asked_for_its_last_step_its_average_and_both_with_a_wit
     monkeypatch.setattr(averaged_weights, "train", None)  # what is in the file is not trained again
     averaged_weights.main()
     assert pd.read_csv(tmp_path / "figures.csv").equals(rows)
+
+
+def test_the_promise_of_false_alarms_is_held_against_unseen_parts(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import false_alarms
+
+    scores = np.random.default_rng(1).gamma(2, size=30).astype(np.float32)
+    found = false_alarms.alarms(scores, 0.2)
+    assert found.shape == (200,)
+    assert 0.05 < found.mean() < 0.2 + 2 * found.std() / 200**0.5
+    monkeypatch.setattr(false_alarms, "scores_of_good_parts", lambda *_: scores)
+    monkeypatch.setattr("sys.argv", ["false_alarms.py", "model.ckpt"])
+    false_alarms.main()
+    printed = capsys.readouterr().out
+    assert "30 good pictures, of which 15 set the threshold" in printed
+    assert "| 5% |  |  | needs 19 pictures to set the threshold |" in printed
+    assert printed.count("| kept |") == 2

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -78,18 +79,20 @@ def test_one_training_is_asked_for_its_last_step_its_average_and_both_with_a_wit
     assert pd.read_csv(tmp_path / "figures.csv").equals(rows)
 
 
-def test_the_promise_of_false_alarms_is_held_against_unseen_parts(tmp_path, monkeypatch, capsys) -> None:
+def test_promises_are_held_against_unseen_parts_and_verdicts_timed(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
-    import false_alarms
+    import operating_point
 
     scores = np.random.default_rng(1).gamma(2, size=30).astype(np.float32)
-    found = false_alarms.alarms(scores, 0.2)
+    found = operating_point.alarms(scores, 0.2)
     assert found.shape == (200,)
     assert 0.05 < found.mean() < 0.2 + 2 * found.std() / 200**0.5
-    monkeypatch.setattr(false_alarms, "scores_of_good_parts", lambda *_: scores)
-    monkeypatch.setattr("sys.argv", ["false_alarms.py", "model.ckpt"])
-    false_alarms.main()
+    maps = torch.rand(30, 12, 12) * torch.from_numpy(scores).view(-1, 1, 1)
+    monkeypatch.setattr(operating_point, "raw_maps", lambda *_: (maps, torch.zeros(30, dtype=torch.bool)))
+    monkeypatch.setattr("sys.argv", ["operating_point.py", "model.ckpt"])
+    operating_point.main()
     printed = capsys.readouterr().out
-    assert "30 good pictures, of which 15 set the threshold" in printed
+    assert "30 good pictures, half of which set the threshold" in printed
     assert "| 5% |  |  | needs 19 pictures to set the threshold |" in printed
     assert printed.count("| kept |") == 2
+    assert "30 maps of 12 x 12" in printed

@@ -16,6 +16,8 @@ from destseg_anomalib.deployment.judging import judge
 from destseg_anomalib.deployment.learned_scores import LearnedScores
 from destseg_anomalib.deployment.prediction_lists import PredictionLists
 from destseg_anomalib.deployment.promises import Promise
+from destseg_anomalib.metrics.evaluator import RawMapEvaluator
+from destseg_anomalib.metrics.verdict_table import VerdictTable
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +97,12 @@ class OperatingPoint(PostProcessor):
         self.min_area = stored
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have a prediction leave lists, whatever the model."""
+        """Have a prediction leave lists, and a test a table, whatever the model."""
         super().setup(trainer, pl_module, stage)
-        PredictionLists.enter(trainer, stage)
+        if stage == "predict":
+            PredictionLists().enter(trainer)
+        elif stage == "test" and not isinstance(getattr(pl_module, "evaluator", None), RawMapEvaluator):
+            VerdictTable().enter(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a promise that the images for validation cannot carry, before a training that would be in vain."""

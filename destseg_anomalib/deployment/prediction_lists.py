@@ -10,10 +10,11 @@ import pandas as pd
 from anomalib.data import Batch
 from anomalib.utils.path import create_versioned_dir
 from anomalib.visualization import ImageVisualizer
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
 from destseg_anomalib.deployment.defects import Defect, list_defects
+from destseg_anomalib.metrics.guest import Guest
 from destseg_anomalib.metrics.images import of_all_processes
 from destseg_anomalib.metrics.picture_pixels import picture_size
 
@@ -34,30 +35,17 @@ class Prediction(NamedTuple):
     defects: list[Defect] | None
 
 
-class PredictionLists(Callback):
+class PredictionLists(Guest):
     """Writes ``predictions.csv`` and ``defects.csv`` of each prediction, into a folder of its own.
 
     The folder is ``predictions/v0``, ``v1``, … in the folder that anomalib gives the run, and ``predictions/latest``
-    leads to the newest. Heat maps go there as well, unless the visualizer has a folder of the user's. It leaves the
-    trainer with the run.
+    leads to the newest. Heat maps go there as well, unless the visualizer has a folder of the user's.
     """
 
     def __init__(self) -> None:
         self._predictions: list[Prediction] = []
         self._folder: Path | None = None
         self._visualizer: Any = None
-
-    @classmethod
-    def enter(cls, trainer: Trainer, stage: str) -> None:
-        """Join the callbacks of a prediction, once.
-
-        Args:
-            trainer: The trainer that sets a run up.
-            stage: Of the run.
-        """
-        if stage == "predict" and not any(isinstance(callback, cls) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            # Behind the post-processor; a new list, since Lightning is iterating over the old one.
-            trainer.callbacks = [*trainer.callbacks, cls()]  # type: ignore[attr-defined]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the folder, for models that judge."""
@@ -91,21 +79,12 @@ class PredictionLists(Callback):
             write_lists(predictions, self._folder)
             Console().print(_summary(predictions, self._folder), soft_wrap=True, highlight=False, markup=False)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave."""
-        del pl_module, stage
-        self._leave(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave."""
-        del pl_module, exception
-        self._leave(trainer)
-
-    def _leave(self, trainer: Trainer) -> None:
+    def leave(self, trainer: Trainer) -> None:
+        """Go, and give the visualizer its folder back."""
+        super().leave(trainer)
         if self._visualizer is not None:
             self._visualizer.output_dir = None
         self._predictions, self._folder, self._visualizer = [], None, None
-        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
 
 
 class ListedPredictions:
@@ -116,7 +95,8 @@ class ListedPredictions:
     def setup(self, stage: str) -> None:
         """Have lists written."""
         super().setup(stage)  # type: ignore[misc]
-        PredictionLists.enter(self.trainer, stage)
+        if stage == "predict":
+            PredictionLists().enter(self.trainer)
 
     @classmethod
     def configure_visualizer(cls) -> ImageVisualizer:

@@ -4,9 +4,7 @@
 """An anomalib evaluator that ranks raw anomaly maps."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,19 +21,14 @@ from destseg_anomalib.metrics.images import (
     ImageRecord,
     ground_truth_notes,
     image_auroc,
+    image_records,
     mask_files,
     of_all_processes,
 )
-from destseg_anomalib.metrics.picture_pixels import picture_size
 from destseg_anomalib.metrics.raw_batch import RawBatch, check_names, empty, rank_raw_values, update_metrics
 from destseg_anomalib.metrics.report import write_report
-from destseg_anomalib.metrics.verdicts import (
-    Verdict,
-    operating_point,
-    print_operating_point,
-    verdicts,
-    write_operating_point,
-)
+from destseg_anomalib.metrics.verdict_table import folder_of_heat_maps, report_operating_point
+from destseg_anomalib.metrics.verdicts import Verdict, verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +116,7 @@ class RawMapEvaluator(Evaluator):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the raw batch be seen before any other callback, the post-processor among them, acts on it."""
         super().setup(trainer, pl_module, stage)
-        self._raw.enter(trainer, pl_module)
+        self._raw.enter_first(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Forget what the next epoch would forget: maps are large."""
@@ -153,7 +146,7 @@ class RawMapEvaluator(Evaluator):
         anomaly_map, pred_score = self._raw.take()
         update_metrics(self.test_metrics, batch, anomaly_map, pred_score)
         names = [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(batch.batch_size)]
-        images = _records(batch, pred_score, names, getattr(pl_module, "pre_processor", None))
+        images = image_records(batch, pred_score, names, getattr(pl_module, "pre_processor", None))
         if anomaly_map is not None and batch.gt_mask is not None:
             masks, inside = batch.gt_mask.bool().cpu().flatten(0, -3), _looked_at(pl_module, batch.gt_mask.shape[-2:])
             self.pixels.update(anomaly_map, masks, [image.path for image in images], inside)
@@ -172,10 +165,10 @@ class RawMapEvaluator(Evaluator):
             figures = self.pixels.compute()
             self._log(trainer, _named(figures, bracket=self.pixels.bits is not None))
             if trainer.is_global_zero and figures.regions.scores.size and not trainer.barebones:
-                write_report(_folder_of_heat_maps(trainer, pl_module), images, figures, said)
+                write_report(folder_of_heat_maps(trainer, pl_module), images, figures, said)
         self._log(trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
         if trainer.is_global_zero:
-            _report(trainer, pl_module, images, said)
+            report_operating_point(trainer, pl_module, images, said)
             for note in ground_truth_notes(images, distributed=trainer.world_size > 1):
                 logger.warning(note)
         self._forget()
@@ -196,43 +189,10 @@ class RawMapEvaluator(Evaluator):
         self._raw.take()
 
 
-def _records(
-    batch: Batch,
-    pred_score: torch.Tensor | None,
-    names: Sequence[str],
-    pre_processor: Any,  # noqa: ANN401
-) -> list[ImageRecord]:
-    """Describe the images of a batch; names are for images without a path."""
-    labels = [None] * len(names) if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
-    scores = [math.nan] * len(names) if pred_score is None else pred_score.flatten().tolist()
-    return [
-        ImageRecord(path, score, label, size=picture_size(path, pre_processor))
-        for path, score, label in zip(batch.image_path or names, scores, labels, strict=True)
-    ]
-
-
 def _looked_at(pl_module: LightningModule, size: torch.Size) -> NDArray[np.bool_] | None:
     """Which pixels count for a model that has regions to look at."""
     regions: Any = getattr(getattr(pl_module, "model", None), "regions", None)
     return None if regions is None else regions.at(size).cpu().numpy()
-
-
-def _report(
-    trainer: Trainer, pl_module: LightningModule, images: Sequence[ImageRecord], said: Sequence[Verdict]
-) -> None:
-    """Say what the model's threshold does, if it has one."""
-    if trainer.barebones or all(verdict.alarm is None for verdict in said):
-        return
-    point = operating_point(images, said, getattr(pl_module, "post_processor", None))
-    write_operating_point(point, _folder_of_heat_maps(trainer, pl_module))
-    if trainer.test_loop.verbose:
-        print_operating_point(point)
-
-
-def _folder_of_heat_maps(trainer: Trainer, pl_module: LightningModule) -> Path:
-    """Where anomalib's visualizer writes, or would write."""
-    visualizer: Any = getattr(pl_module, "visualizer", None)
-    return Path(getattr(visualizer, "output_dir", None) or Path(trainer.default_root_dir) / "images")
 
 
 def _named(figures: PixelFigures, *, bracket: bool) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 import torch
+from anomalib.data import Batch
 from anomalib.data.utils import read_mask
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from destseg_anomalib.metrics.levels import ExactPixels
 from destseg_anomalib.metrics.lost_regions import count_lost_regions
 from destseg_anomalib.metrics.negatives import ExactNegatives
 from destseg_anomalib.metrics.ordering import to_ordered
+from destseg_anomalib.metrics.picture_pixels import picture_size
 
 Record = TypeVar("Record")
 
@@ -70,6 +72,31 @@ class ImageRecord(NamedTuple):
             drawn &= cv2.resize(inside.view(np.uint8), drawn.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
         lost, original = count_lost_regions(drawn, mask)
         return record._replace(lost=lost, original=original)
+
+
+def image_records(
+    batch: Batch,
+    pred_score: torch.Tensor | None,
+    names: Sequence[str],
+    pre_processor: Any,  # noqa: ANN401
+) -> list[ImageRecord]:
+    """Describe the images of a batch.
+
+    Args:
+        batch: The batch.
+        pred_score: Raw scores ``(N,)``, ``None`` if the model gave none.
+        names: Names for images without a path.
+        pre_processor: That of the model.
+
+    Returns:
+        A record for each image.
+    """
+    labels = [None] * len(names) if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
+    scores = [math.nan] * len(names) if pred_score is None else pred_score.flatten().tolist()
+    return [
+        ImageRecord(path, score, label, size=picture_size(path, pre_processor))
+        for path, score, label in zip(batch.image_path or names, scores, labels, strict=True)
+    ]
 
 
 def mask_files(trainer: Trainer) -> dict[str, str]:

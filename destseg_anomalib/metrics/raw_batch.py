@@ -12,18 +12,16 @@ from typing import Any
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import PRO, AnomalibMetric
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryConfusionMatrix, BinaryStatScores
 
+from destseg_anomalib.metrics.guest import Guest, take_off
 
-class RawBatch(Callback):
-    """A guest of a trainer for one run: holds map and score of a batch before the post-processor clamps them.
 
-    What a run puts on trainer and visualizer is taken off when it ends, also by an exception or Ctrl-C, after which
-    Lightning calls no teardown.
-    """
+class RawBatch(Guest):
+    """Holds map and score of a batch before the post-processor clamps them."""
 
     def __init__(self) -> None:
         self.anomaly_map: torch.Tensor | None = None
@@ -32,7 +30,7 @@ class RawBatch(Callback):
         self._visualizer: Any = None
         self._folder: str | Path | None = None
 
-    def enter(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def enter_first(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Come before all other callbacks, and note what the run will change.
 
         Args:
@@ -54,22 +52,11 @@ class RawBatch(Callback):
         Args:
             trainer: The trainer whose run ends.
         """
-        going = (self, self._evaluator)
-        trainer.callbacks = [c for c in trainer.callbacks if not any(c is one for one in going)]  # type: ignore[attr-defined]
+        take_off(trainer, [self, self._evaluator])
         if hasattr(self._visualizer, "output_dir"):
             self._visualizer.output_dir = self._folder
         self._evaluator = self._visualizer = self._folder = None
         self.take()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave."""
-        del pl_module, stage
-        self.leave(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave."""
-        del pl_module, exception
-        self.leave(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
         """Keep references; the post-processor replaces these tensors on the batch and does not write into them."""

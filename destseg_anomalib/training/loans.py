@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from destseg_anomalib.metrics.guest import take_off
+
 
 class Loans(Checkpoint):
     """Takes back whatever a model has put on a trainer, a strategy or a data set, which are not its own.
@@ -64,6 +66,4 @@ class Loans(Checkpoint):
 
     def _end(self, trainer: Trainer) -> None:
         self.take_back()
-        # A new list: Lightning is iterating over the old one.
-        stay = [callback for callback in trainer.callbacks if not any(callback is guest for guest in self._guests)]  # type: ignore[attr-defined]
-        trainer.callbacks = stay  # type: ignore[attr-defined]
+        take_off(trainer, self._guests)

@@ -3,6 +3,7 @@
 
 """An operating point through anomalib's doors: trained, stored, moved, tested, exported, and with another model."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from anomalib.models import Padim
 from lightning.pytorch import seed_everything
 
 from destseg_anomalib import DemoSurfaces, DeSTSeg, OperatingPoint
+from destseg_anomalib.metrics.verdict_table import VerdictTable
 from tests.integration.conftest import STEPS, TINY, Bench, expect
 
 pytest.importorskip("onnxscript")
@@ -142,7 +144,7 @@ def command(bench: Bench, line: str) -> Any:
     return AnomalibCLI([*line.split(), *trainer.split(), "--default_root_dir", str(bench.folder / "results")])
 
 
-def test_a_bundled_model_has_it_from_yaml_and_a_command_moves_it(bench: Bench, monkeypatch) -> None:
+def test_a_bundled_model_has_it_from_yaml_and_a_command_moves_it(bench: Bench, monkeypatch, capsys) -> None:
     monkeypatch.chdir(bench.folder)
     (bench.folder / "padim.yaml").write_text(PADIM)
     arguments = "--config padim.yaml" + DATA.format(bench.parts)
@@ -151,7 +153,15 @@ def test_a_bundled_model_has_it_from_yaml_and_a_command_moves_it(bench: Bench, m
     state = torch.load(path, weights_only=True)["state_dict"]
     good, threshold = (state[f"post_processor.{name}"] for name in ("learned.scores_of_good_parts", "_pixel_threshold"))
     assert threshold == torch.nextafter(good[-1], good.new_tensor(torch.inf))
+    capsys.readouterr()
     moved = command(bench, f"test {arguments} --model.post_processor.false_alarms 0.5 --ckpt_path {path}")
+    assert "alarms on good parts" in capsys.readouterr().out
+    [said] = bench.folder.rglob("operating_point.json")
+    point = json.loads(said.read_text())
+    assert point["promise"]["false_alarms"] == 0.5
+    assert point["alarms_on_good_parts"]["count"] <= 2  # of three, which have set the point
+    assert point["defects_found"]["of"] == 3
+    assert not any(isinstance(callback, VerdictTable) for callback in moved.engine.trainer.callbacks)
     assert moved.model.post_processor.pixel_threshold == torch.nextafter(good[1], good.new_tensor(torch.inf))
     loaded = Padim.load_from_checkpoint(path, post_processor=OperatingPoint(false_alarms=0.5))
     assert torch.equal(loaded.post_processor.pixel_threshold, moved.model.post_processor.pixel_threshold)

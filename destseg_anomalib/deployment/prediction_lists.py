@@ -11,11 +11,11 @@ from anomalib.data import Batch
 from anomalib.utils.path import create_versioned_dir
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import LightningModule, Trainer
-from rich.console import Console
 
 from destseg_anomalib.deployment.defects import Defect, list_defects
 from destseg_anomalib.metrics.guest import Guest
 from destseg_anomalib.metrics.images import of_all_processes
+from destseg_anomalib.metrics.last_line import say
 from destseg_anomalib.metrics.picture_pixels import picture_size
 
 
@@ -77,7 +77,7 @@ class PredictionLists(Guest):
         predictions = of_all_processes(trainer, self._predictions)
         if trainer.is_global_zero:
             write_lists(predictions, self._folder)
-            Console().print(_summary(predictions, self._folder), soft_wrap=True, highlight=False, markup=False)
+            say(_summary(predictions, self._folder))
 
     def leave(self, trainer: Trainer) -> None:
         """Go, and give the visualizer its folder back."""

@@ -1,14 +1,13 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What our models do otherwise than anomalib's when they are exported: a file that only infers, and careful INT8.
+"""Careful INT8: what our models do otherwise than anomalib's when they are quantised.
 
 Of INT8 through anomalib's export (`compression_type="int8"`, `"int8_ptq"` and `"int8_acq"`), the few layers that 8 bits
 would spoil stay float.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,10 @@ from anomalib.metrics import F1Score
 from torch import nn
 from torch.utils.data import DataLoader
 
+from destseg_anomalib.deployment.export import Export
 
-class CarefulQuantization:
+
+class CarefulQuantization(Export):
     """Mixin for an anomalib model whose `model` is a `StudentTeacherModel`, to stand before `AnomalibModule`.
 
     anomalib quantises every layer, with a symmetric scale for activations. On MVTec AD *bottle* (one training) it cost
@@ -30,28 +31,6 @@ class CarefulQuantization:
 
     model: nn.Module
     pre_processor: Any
-
-    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
-        """Write the model for anomalib's `TorchInferencer`, which calls it outside `torch.no_grad`.
-
-        The weights in the file ask for no gradient, so maps and scores are plain tensors, whose `numpy()` works, and
-        no graph is kept in memory. Gradients with respect to an image are there for whoever asks for them. This model
-        itself stays as it is.
-
-        Args:
-            export_root: Folder for `weights/torch`.
-            model_file_name: Name of the file, without `.pt`.
-
-        Returns:
-            Path of the file.
-        """
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.model.requires_grad_(requires_grad=False)
-        try:
-            return super().to_torch(export_root, model_file_name)  # type: ignore[misc]
-        finally:
-            for weight in trained:
-                weight.requires_grad_()
 
     def _compress_ov_model(
         self,

@@ -4,13 +4,12 @@
 """How a model that nobody gave an operating point gets that of its checkpoint."""
 
 import logging
-import sys
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 from anomalib.post_processing import PostProcessor
 
+from destseg_anomalib.deployment.export import export_call
 from destseg_anomalib.deployment.operating_point import OperatingPoint
 
 logger = logging.getLogger(__name__)
@@ -43,13 +42,7 @@ def restore_point(model: Any, config: Mapping[str, Any] | None) -> None:  # noqa
 def _given_to_export() -> OperatingPoint | None:
     """The operating point of the model that somebody gave anomalib's export beside a checkpoint.
 
-    `Engine.export` (2.7) makes another model of the same class from the checkpoint and hands nothing on to it, so that
-    `--model.post_processor...` would be ignored there, and there alone. Its frame is the one place where both meet.
+    `--model.post_processor...` would be ignored there otherwise, and there alone.
     """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == "export" and frame.f_globals.get("__name__") == "anomalib.engine.engine":
-            given = getattr(frame.f_locals.get("model"), "post_processor", None)
-            return given if isinstance(given, OperatingPoint) else None
-        frame = frame.f_back
-    return None
+    given = getattr((export_call() or {}).get("model"), "post_processor", None)
+    return given if isinstance(given, OperatingPoint) else None

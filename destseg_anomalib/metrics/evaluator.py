@@ -27,7 +27,7 @@ from destseg_anomalib.metrics.images import (
 )
 from destseg_anomalib.metrics.raw_batch import RawBatch, check_names, empty, rank_raw_values, update_metrics
 from destseg_anomalib.metrics.report import write_report
-from destseg_anomalib.metrics.verdict_table import folder_of_heat_maps, report_operating_point
+from destseg_anomalib.metrics.verdict_table import folder_of_heat_maps, report_operating_point, say_where
 from destseg_anomalib.metrics.verdicts import Verdict, verdicts
 
 logger = logging.getLogger(__name__)
@@ -43,26 +43,22 @@ class RawMapEvaluator(Evaluator):
     anomalib's post-processor clamps maps to [0, 1] before its metrics see them in a test, which ties pixels that the
     model tells apart. After a test this evaluator logs, from raw maps and scores kept once in CPU memory:
 
-    * ``image_AUROC``, ``pixel_AUROC``, ``pixel_AP``, ``pixel_AUPRO`` (false positive rate up to 0.3), ``IAP`` and
-      ``IAP@90``;
-    * ``pixel_F1Max``, the best F1 over all thresholds;
-    * ``image_F1Score`` and ``pixel_F1Score``, which are anomalib's own at the model's threshold, and are left out where
-      the model has no post-processor to set one.
+    * ``image_AUROC``, ``pixel_AUROC``, ``pixel_AP``, ``pixel_AUPRO`` (false positive rate up to 0.3), ``pixel_F1Max``
+      (best of all thresholds), ``IAP`` and ``IAP@90``;
+    * ``image_F1Score`` and ``pixel_F1Score``, anomalib's own at the model's threshold, left out where there is none.
 
     It also writes ``instances.csv`` (every defect with its raw score and rank, found or missed at the model's
     threshold), ``iap_curve.csv`` and ``iap_curve.png`` beside the heat maps, prints what that threshold does to defects
     and good parts and writes it to ``operating_point.json``, and warns where a label contradicts its mask or where
     the resize of the masks lost regions. Pixel figures are left out where the data has no masks. The label of an image
-    is the data module's, so that an anomalous image counts as such also when the resize of its mask loses every region.
-    Validation logs nothing unless asked to.
+    is the data module's, also where the resize of its mask loses every region. Validation logs nothing unless asked to.
 
-    Further test metrics, such as anomalib's `AUPIMO`, see the raw map and score, and labels and masks as predicted.
-    Those that compare map or score with thresholds in [0, 1] (`F1Score`, `PRO`, curves with given `thresholds`) see
-    all as the post-processor leaves it, where 0.5 is the model's threshold. A metric that is never updated, since
-    `strict=False` lets it do without its fields, is not logged.
+    Further test metrics, such as anomalib's `AUPIMO`, see the raw map and score, and labels and masks as predicted;
+    those at a threshold, as `has_threshold` tells, see all as the post-processor leaves it, with the threshold at 0.5.
+    A metric that is never updated, since `strict=False` lets it do without its fields, is not logged.
 
-    A run leaves nothing to the next, also one that ends in an exception or Ctrl-C: the trainer's callbacks and the
-    visualizer's folder become what they were, and all metrics begin empty, the post-processor's among them.
+    A run leaves nothing to the next, however it ends: the trainer's callbacks and the visualizer's folder become what
+    they were, and all metrics begin empty.
 
     Args:
         bits: ``None`` for exact figures in 4 bytes of memory a pixel. With a number, pixels are counted in
@@ -98,7 +94,7 @@ class RawMapEvaluator(Evaluator):
         test_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
         compute_on_cpu: bool = True,
     ) -> None:
-        # Labels and masks are binary by construction, and torchmetrics' check of that sorts every batch.
+        # Labels and masks are binary, and torchmetrics' check of that sorts every batch.
         options = {"strict": False, "validate_args": False}
         at_threshold = [
             F1Score(fields=["pred_label", "gt_label"], prefix="image_", **options),
@@ -117,6 +113,10 @@ class RawMapEvaluator(Evaluator):
         """Let the raw batch be seen before any other callback, the post-processor among them, acts on it."""
         super().setup(trainer, pl_module, stage)
         self._raw.enter_first(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say where the files are."""
+        say_where(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Forget what the next epoch would forget: maps are large."""

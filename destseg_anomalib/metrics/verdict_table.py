@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from destseg_anomalib.metrics.guest import Guest
 from destseg_anomalib.metrics.images import ImageRecord, image_records, of_all_processes
+from destseg_anomalib.metrics.last_line import say
 from destseg_anomalib.metrics.verdicts import (
     Verdict,
     operating_point,
@@ -43,6 +44,11 @@ class VerdictTable(Guest):
         if trainer.is_global_zero:
             report_operating_point(trainer, pl_module, images, said)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say where it is, and leave."""
+        say_where(trainer, pl_module, stage)
+        super().teardown(trainer, pl_module, stage)
+
 
 def report_operating_point(
     trainer: Trainer, pl_module: LightningModule, images: Sequence[ImageRecord], said: Sequence[Verdict]
@@ -61,6 +67,19 @@ def report_operating_point(
     write_operating_point(point, folder_of_heat_maps(trainer, pl_module))
     if trainer.test_loop.verbose:
         print_operating_point(point)
+
+
+def say_where(trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    """Say, as the last line of a test that is not quiet, where it has written.
+
+    Args:
+        trainer: The trainer, after the run.
+        pl_module: The model.
+        stage: Of the run.
+    """
+    folder = folder_of_heat_maps(trainer, pl_module)
+    if stage == "test" and trainer.test_loop.verbose and trainer.is_global_zero and folder.is_dir():
+        say(f"Heat maps and tables of the test: {folder}")
 
 
 def folder_of_heat_maps(trainer: Trainer, pl_module: LightningModule) -> Path:

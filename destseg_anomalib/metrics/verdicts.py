@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from anomalib.data import Batch
 from numpy.typing import NDArray
-from rich.console import Console
+from rich import get_console
 from rich.table import Table
 
 from destseg_anomalib.metrics.images import ImageRecord
@@ -158,4 +158,4 @@ def print_operating_point(point: Mapping[str, Any]) -> None:
             table.add_row(name.replace("_", " "), count, f"{counted['share']:.1%}", f"{low:.1%} to {high:.1%}")
     if (regions := point["false_regions_per_image"]) is not None:
         table.add_row("false regions per image", f"{regions:.2f}")
-    Console().print(table)
+    get_console().print(table)  # whose progress bar makes room

@@ -146,27 +146,27 @@ class LastCheckpoint(Checkpoint):
         del pl_module, outputs, batch
         step = trainer.global_step
         mid_step = (batch_idx + 1) % trainer.accumulate_grad_batches
-        engine = _engine_checkpoint(trainer)
+        engine = engine_checkpoint(trainer)
         if engine is None or mid_step or step % CLOCK_STEPS or step >= trainer.max_steps:
             return
         start = time.monotonic()
         if trainer.strategy.broadcast(start >= self._due):
-            trainer.save_checkpoint(Path(engine.dirpath) / f"{LAST}.ckpt")
+            trainer.save_checkpoint(Path(engine.dirpath) / f"{LAST}.ckpt", weights_only=False)
             end = time.monotonic()
             self._due = end + max(LEAST_SECONDS, (end - start) / TIME_SHARE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the end of the training, also where it came early or nothing was validated, as `last` and `model`."""
         del pl_module
-        engine = _engine_checkpoint(trainer)
+        engine = engine_checkpoint(trainer)
         if engine is None:
             return
         last, final = Path(engine.dirpath) / f"{LAST}.ckpt", Path(engine.dirpath) / "model.ckpt"
         if engine.monitor is not None or engine.filename != final.stem:  # a user's, who decides what it keeps
-            trainer.save_checkpoint(last)
+            trainer.save_checkpoint(last, weights_only=False)
             return
         if engine._last_global_step_saved != trainer.global_step:  # it saves after validations only
-            trainer.save_checkpoint(final)
+            trainer.save_checkpoint(final, weights_only=False)
             engine.best_model_path = str(final)
         if trainer.is_global_zero:
             _name_twice(Path(engine.best_model_path), last)
@@ -174,12 +174,12 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what a scheduler stops by SIGTERM, which Lightning heeds between two batches."""
         del pl_module
-        engine = _engine_checkpoint(trainer)
+        engine = engine_checkpoint(trainer)
         mid_step = (
             trainer.fit_loop.total_batch_idx % trainer.accumulate_grad_batches != trainer.accumulate_grad_batches - 1
         )
         if isinstance(exception, SIGTERMException) and trainer.training and engine is not None and not mid_step:
-            trainer.save_checkpoint(Path(engine.dirpath) / f"{LAST}.ckpt")
+            trainer.save_checkpoint(Path(engine.dirpath) / f"{LAST}.ckpt", weights_only=False)
 
 
 def _name_twice(file: Path, name: Path) -> None:
@@ -191,7 +191,7 @@ def _name_twice(file: Path, name: Path) -> None:
         part.replace(name)
 
 
-def _engine_checkpoint(trainer: Trainer) -> Any:  # noqa: ANN401  its folder is optional in the type, and set by then
+def engine_checkpoint(trainer: Trainer) -> Any:  # noqa: ANN401  its folder is optional in the type, and set by then
     """Return the callback that writes the engine's checkpoint; None where nothing is to be written."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None

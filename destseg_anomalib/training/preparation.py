@@ -4,6 +4,7 @@
 """What comes before the first step: the trainer, the teacher's weights, the images, and what anomalies are made of."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from destseg_anomalib.training.acceptance import check_split, check_transforms
 from destseg_anomalib.training.batches import Collate, StepSampler, training_images, training_loader
 from destseg_anomalib.training.checkpoints import serves_whole_phases, use_checkpoint_files
 from destseg_anomalib.training.contents import image_digests
+from destseg_anomalib.training.loans import Loans
+from destseg_anomalib.training.progress_bar import show_phases
+from destseg_anomalib.training.quiet import hush
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,10 @@ def prepare_trainer(model: Any, trainer: Trainer, stage: str) -> None:  # noqa: 
     """
     check_transforms(model, data_of(trainer), trained=stage == "fit")
     use_checkpoint_files(trainer, model.loans)
+    use_available_cores(trainer, model.loans)
+    hush(model.loans)
+    if stage == "fit":
+        show_phases(trainer, model, model.loans)
     if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
         # In each phase the other network has no gradient; zeros instead would let weight decay change it.
         arguments = trainer.strategy._ddp_kwargs | {"find_unused_parameters": True}
@@ -61,6 +69,8 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
             "has not: make a new Engine for each training, and go on with one by ckpt_path=."
         )
         raise ValueError(msg)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        try_both_phases(model, trainer)
     if model.hparams.pre_trained and not model.teacher_ready:
         model.model.teacher.load_pretrained(model.hparams.backbone_weights)
     model.teacher_ready = True
@@ -91,6 +101,33 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
         shown = Collate(datamodule.external_collate_fn)([model.images[index] for index in spread]).image
         write_preview(shown, generator, model.seed, picture)
         logger.info("What the model is taught, some images with synthetic anomalies, is shown in %s.", picture)
+
+
+def use_available_cores(trainer: Trainer, loans: Loans) -> None:
+    """Start no more workers than there are cores, whatever a configuration says that was written elsewhere.
+
+    Args:
+        trainer: A trainer whose data module, if it has one, has made no loader yet.
+        loans: Gives the number back.
+    """
+    datamodule = data_of(trainer)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if datamodule is not None and datamodule.num_workers > cores:
+        loans.lend(datamodule, "num_workers", cores)
+
+
+def try_both_phases(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
+    """Let a trial run, of one step by default, take its steps in each phase.
+
+    Args:
+        model: The Lightning model.
+        trainer: Its trainer, with `fast_dev_run`.
+    """
+    steps = int(trainer.fast_dev_run)  # type: ignore[attr-defined]
+    for name in ("student_steps", "segmentation_steps"):
+        model.loans.lend(model.hparams, name, steps)
+    model.loans.lend(trainer.fit_loop.epoch_loop, "max_steps", model.total_steps)
+    model.loans.lend(trainer.fit_loop, "max_epochs", model.total_steps // steps)
 
 
 def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN401

@@ -53,6 +53,9 @@ def store(checkpoint: dict[str, Any], model: Any) -> None:  # noqa: ANN401  both
         "post_processor": type(model.post_processor).__name__,
     }
     checkpoint["state_dict"] = _renamed(checkpoint["state_dict"], compiled=False)
+    if model.trainer.state.fn is TrainerFn.FITTING and model.trainer.global_step >= model.total_steps:
+        for state in checkpoint.get("optimizer_states", []):
+            state["state"] = {}  # momentum, half of the file: what has ended needs none
     put_average(checkpoint, model.average)
     make_plain(checkpoint)
 

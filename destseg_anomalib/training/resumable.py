@@ -3,8 +3,9 @@
 
 """The hooks around the steps of a training, each of them short: the work is done in the files beside this one."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,6 @@ from destseg_anomalib.data.reading import DataCheck, check_folder, data_of
 from destseg_anomalib.metrics.raw_batch import empty
 from destseg_anomalib.synthesis import AnomalyGenerator
 from destseg_anomalib.training.acceptance import (
-    check_file,
     check_finite,
     check_scores,
     check_validation,
@@ -27,16 +27,32 @@ from destseg_anomalib.training.acceptance import (
 from destseg_anomalib.training.averaging import WeightAverage, agree, begin_average
 from destseg_anomalib.training.batches import TrainingImages
 from destseg_anomalib.training.checkpoints import LastCheckpoint
-from destseg_anomalib.training.contents import PLAIN_TYPES
 from destseg_anomalib.training.divergence import FiniteLoss
+from destseg_anomalib.training.loading import CheckedLoading
 from destseg_anomalib.training.loans import Loans
 from destseg_anomalib.training.preparation import phase_loader, prepare_trainer, prepare_training
 from destseg_anomalib.training.restoring import restore, say_what_is_missing, store
+from destseg_anomalib.training.run_folder import drop_empty_run, say_what_is_left
 
 logger = logging.getLogger(__name__)
 
 
-class ResumableTraining:
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a seed, and leave PyTorch's own state of random numbers on the CPU as it was.
+
+    Args:
+        seed: The seed; None to draw from that state.
+    """
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class ResumableTraining(CheckedLoading):
     """Mixin for an anomalib model that trains in two steps: prepared, watched, stored, and gone on with.
 
     It knows when something happens, and what a training keeps beside weights; what is done then, the functions that it
@@ -52,6 +68,7 @@ class ResumableTraining:
     trainer: Trainer
     device: torch.device
     position: Any
+    hparams: Any
     post_processor: Any
     evaluator: Any
 
@@ -84,22 +101,11 @@ class ResumableTraining:
     loans: Loans
     losses: FiniteLoss
 
-    @classmethod
-    def checkpoint_safe_globals(cls) -> Sequence[Any]:
-        """Types that a checkpoint may hold beside those that PyTorch and anomalib allow."""
-        return (*super().checkpoint_safe_globals(), *PLAIN_TYPES)  # type: ignore[misc]
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Make a model from a checkpoint, as Lightning does, after a look at the file."""
-        check_file(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
-
     def configure_callbacks(self) -> list[Callback]:
         """Add a check of the data, a checkpoint to resume from, and order in what belongs to others."""
-        guests = [DataCheck(), LastCheckpoint()]
+        guests = [*super().configure_callbacks(), DataCheck(), LastCheckpoint()]  # type: ignore[misc]
         self.loans = Loans(guests)
-        return [*super().configure_callbacks(), *guests, self.loans]  # type: ignore[misc]
+        return [*guests, self.loans]
 
     def prepare_data(self) -> None:
         """Look at the names of images and masks before the data module joins them."""
@@ -111,8 +117,10 @@ class ResumableTraining:
         super().setup(stage)  # type: ignore[misc]
         prepare_trainer(self, self.trainer, stage)
         if stage == "fit":
-            # The seed that the user set for everything, or a random one: the first process decides for all.
-            self.seed = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63)
+            # Given, or set by the user for everything, or random: the first process decides for all.
+            given = self.hparams.seed
+            self.seed = self.trainer.strategy.broadcast(torch.initial_seed() % 2**63 if given is None else given)
+            self.loans.on_return(lambda: drop_empty_run(self.trainer))
             self.losses = FiniteLoss()
             self.average_so_far = {}, 0
 
@@ -176,6 +184,12 @@ class ResumableTraining:
         predicted: Any = super().predict_step(batch, *args, **kwargs)  # type: ignore[misc]
         check_scores(predicted)
         return predicted
+
+    def teardown(self, stage: str) -> None:
+        """Say what a training has left, and where."""
+        super().teardown(stage)  # type: ignore[misc]
+        if stage == "fit":
+            say_what_is_left(self.trainer, self.progress)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the course of the training depends on, and see to it that the file can be read."""

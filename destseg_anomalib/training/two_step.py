@@ -22,6 +22,7 @@ from torch.optim import SGD
 from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.training.batches import mixed_seed
 from destseg_anomalib.training.contents import plain
+from destseg_anomalib.training.quiet import hush_replacements
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class TwoStepTraining:
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Length of the training, and one validation at its very end, which the last checkpoint needs."""
+        hush_replacements()  # anomalib reads this and tells of every value
         return {
             "max_steps": self.total_steps,
             "check_val_every_n_epoch": None,

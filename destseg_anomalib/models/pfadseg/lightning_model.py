@@ -24,7 +24,7 @@ from anomalib.visualization import Visualizer
 from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.synthesis import Rotation
-from destseg_anomalib.training.resumable import ResumableTraining
+from destseg_anomalib.training.resumable import ResumableTraining, seeded
 from destseg_anomalib.training.two_step import TwoStepTraining
 
 from .torch_model import PFADSegModel
@@ -63,6 +63,8 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             network: logit + weight * log distance; 0 for nothing.
         regions: Picture of the shape of the images that is white where to look: nothing is synthesised, seen, said or
             counted elsewhere. Read when training starts, and kept in the checkpoint.
+        seed: Number that weights before the training, order of images and synthetic anomalies follow from; None for
+            the state that PyTorch is in, such as Lightning's `seed_everything` leaves it.
         pre_processor: Pre-processor, or whether to use the default: `RoundedBilinearResize` to `image_size`.
         post_processor: Post-processor, or whether to use anomalib's.
         evaluator: Evaluator, or whether to use `RawMapEvaluator`.
@@ -99,6 +101,7 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         average_weights: bool = True,
         distance_weight: float = 0.0,
         regions: str | Path | None = None,
+        seed: int | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -111,7 +114,8 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             visualizer=visualizer,
         )
         self.check_arguments()
-        self.model = self.configure_network()
+        with seeded(seed):
+            self.model = self.configure_network()
 
     def configure_network(self) -> PFADSegModel:
         """Make teacher, student and segmentation network of the hyper-parameters, with random weights."""

@@ -1,0 +1,76 @@
+# Copyright (C) 2026 destseg-anomalib contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A progress bar for a training in phases."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+from destseg_anomalib.training.loans import Loans
+
+
+class PhaseProgressBar(RichProgressBar):
+    """Lightning's bar, which counts the steps of the whole training, and shows the losses of the phase at hand alone.
+
+    Lightning's own counts the batches of an epoch, which is a phase here, and keeps losses on show that nobody computes
+    any more.
+    """
+
+    @property
+    def total_train_batches(self) -> int:
+        """Steps of the whole training."""
+        return self.trainer.max_steps
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        del current_epoch
+        model: Any = self.trainer.lightning_module
+        phase, _ = model.position(self.trainer.global_step)
+        return f"Phase {phase + 1}"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a phase at the step that has been reached."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._update(self.train_progress_bar_id, trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Advance to the step that has been taken."""
+        del batch_idx
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Leave out what the bar says otherwise, and losses of the phase that is over."""
+        model: Any = pl_module
+        phase, _ = model.position(trainer.global_step)
+        metrics = super().get_metrics(trainer, pl_module)
+        over = {"phase", "v_num", *(["student_loss"] if phase else [])}
+        return {name: value for name, value in metrics.items() if name not in over}
+
+
+def show_phases(trainer: Trainer, pl_module: LightningModule, loans: Loans) -> None:
+    """Put the bar in the place of Lightning's own until the stage ends; a bar of the user's choice stays.
+
+    Args:
+        trainer: The trainer, in the setup of a training.
+        pl_module: The model.
+        loans: Takes it back.
+    """
+    theirs = trainer.progress_bar_callback
+    if type(theirs) is not RichProgressBar:
+        return
+    ours = PhaseProgressBar(theirs._refresh_rate, theirs._leave, theirs.theme, theirs._console_kwargs)
+    ours.setup(trainer, pl_module, "fit")
+
+    def replace(old: object, new: object) -> None:
+        trainer.callbacks = [new if callback is old else callback for callback in trainer.callbacks]  # type: ignore[attr-defined]
+
+    replace(theirs, ours)
+    loans.on_return(lambda: replace(ours, theirs))

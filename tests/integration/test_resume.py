@@ -279,7 +279,7 @@ def test_checkpoints_take_one_hundredth_of_the_time(part_folder, tmp_path, monke
     """A checkpoint that takes two seconds is written every 200 seconds, here every fourth step of 50 seconds."""
     clock, saved = [0.0], []
 
-    def save(trainer: Any, path: Path, *args: Any) -> None:
+    def save(trainer: Any, path: Path, *args: Any, **kwargs: Any) -> None:
         clock[0] += 2
         saved.append(trainer.global_step)
 

@@ -21,7 +21,7 @@ from destseg_anomalib.metrics.guest import Guest, take_off
 
 
 class RawBatch(Guest):
-    """Holds map and score of a batch before the post-processor clamps them."""
+    """Sees maps and scores before the post-processor clamps them: checks them, and in a test holds those of a batch."""
 
     def __init__(self) -> None:
         self.anomaly_map: torch.Tensor | None = None
@@ -61,7 +61,15 @@ class RawBatch(Guest):
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object) -> None:
         """Keep references; the post-processor replaces these tensors on the batch and does not write into them."""
         del trainer, pl_module, args
+        check_sizes(outputs)
         self.anomaly_map, self.pred_score = outputs.anomaly_map, outputs.pred_score
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object
+    ) -> None:
+        """Let thresholds be learned from maps and masks that belong together."""
+        del trainer, pl_module, args
+        check_sizes(outputs)
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Hand over map and score and forget them; a missing score is the highest value of the map, as in anomalib."""
@@ -70,6 +78,26 @@ class RawBatch(Guest):
         if pred_score is None and anomaly_map is not None:
             pred_score = anomaly_map.flatten(1).amax(1)
         return anomaly_map, pred_score
+
+
+def check_sizes(batch: Batch) -> None:
+    """Refuse maps that have another size than their masks, which anomalib compares pixel by pixel all the same.
+
+    Args:
+        batch: What a model has returned.
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
+    if batch.anomaly_map is None or batch.gt_mask is None:
+        return
+    of_map, of_mask = (tuple(tensor.shape[-2:]) for tensor in (batch.anomaly_map, batch.gt_mask))
+    if of_map != of_mask:
+        msg = (
+            f"The model's anomaly maps have {of_map[0]} x {of_map[1]} pixels, the masks {of_mask[0]} x {of_mask[1]}: "
+            "give the model the size that its pre-processor resizes to, as an argument such as input_shape."
+        )
+        raise ValueError(msg)
 
 
 def update_metrics(

@@ -184,3 +184,15 @@ def test_a_tested_model_can_be_saved_and_adds_nothing_to_its_checkpoint(tmp_path
     assert not [key for key in model.state_dict() if "evaluator" in key]
     runner.trainer.save_checkpoint(tmp_path / "model.ckpt")
     torch.save(model.evaluator.pixels, io.BytesIO())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_maps_of_another_size_than_their_masks_are_refused(tmp_path: Path, part_folder: Path, stage: str) -> None:
+    class Small(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> InferenceBatch:
+            return InferenceBatch(anomaly_map=images[:, :1, ::2, ::2], pred_score=images.mean((1, 2, 3)))
+
+    model = Brightness(evaluator=RawMapEvaluator(), visualizer=False)
+    model.model = Small()
+    with pytest.raises(ValueError, match=r"maps have 20 x 20 pixels, the masks 40 x 40: give the model the size .*\.$"):
+        getattr(engine(tmp_path), stage)(model, datamodule=parts(part_folder), verbose=False)

@@ -93,7 +93,6 @@ def main() -> None:
             image_size=(arguments.size, arguments.size),
             student_steps=arguments.steps[0],
             segmentation_steps=arguments.steps[1],
-            top_t=max(1, 100 * arguments.size**2 // 256**2),  # the share of the picture that the papers average
         )
         engine = Engine(default_root_dir="results/compare", precision=arguments.precision, logger=False)
         engine.fit(model, datamodule=datamodule)

@@ -84,8 +84,8 @@ MUTATIONS = [
     Mutation(
         "number of pixels in the score",
         "models/student_teacher.py",
-        "pixels.topk(min(self.top_t,",
-        "pixels.topk(min(self.top_t + 1,",
+        "pixels.topk(min(max(count, 1),",
+        "pixels.topk(min(max(count, 1) + 1,",
         "unit/models/test_destseg_model.py",
     ),
     Mutation(
@@ -104,7 +104,7 @@ MUTATIONS = [
     ),
     Mutation(
         "values beyond black and white are clamped",
-        "training/batches.py",
+        "training/images.py",
         ".round().clamp(0, 255).to(torch.uint8)",
         ".round().to(torch.uint8)",
         "integration/test_training_sets.py::test_values_that_an_interpolation_adds_beyond_black_and_white_do_not_wrap_around",
@@ -112,7 +112,7 @@ MUTATIONS = [
     Mutation(
         "the checkpoint's top-T",
         "training/restoring.py",
-        'DECISIVE = ("image_size", "top_t")',
+        'DECISIVE = ("image_size", "tile", "top_t")',
         'DECISIVE = ("image_size",)',
         "integration/test_checkpoints_decide.py::test_nothing_but_the_checkpoint_decides_what_is_predicted",
     ),

@@ -19,9 +19,11 @@ from .regions import Regions
 from .similarity import SegmentationInput, l2_normalize, similarity_maps, upsample
 from .student import Student
 from .teacher import Teacher
+from .tiles import tiled
 from .witness import DistanceWitness, distance_map
 
 SEGMENTATION_WIDTH = 256
+TOP_SHARE = 100 / 256**2  # of an image, which its score averages
 
 
 class SegmentationNetwork(nn.Module):
@@ -55,8 +57,8 @@ class SegmentationNetwork(nn.Module):
         return self.head(self.residual(similarity))
 
 
-class StudentTeacherModel(nn.Module):
-    """Teacher, student and segmentation network, their losses, and the anomaly map they give.
+class StudentTeacherNetworks(nn.Module):
+    """Teacher, student and segmentation network, what they see and what they hand on.
 
     Args:
         teacher: Frozen teacher.
@@ -65,9 +67,10 @@ class StudentTeacherModel(nn.Module):
         denoising: Whether the student sees corrupted images in its training phase.
         l1_loss: Whether the segmentation loss has its L1 term.
         segmentation_input: What the segmentation network reads.
-        top_t: How many of the highest pixels the image score averages.
+        top_t: How many of the highest pixels the image score averages; None for `TOP_SHARE` of them.
         distance_weight: How much the cosine distances say beside the segmentation network, see `DistanceWitness`.
         regions: Height and width of the `Regions` to look at, whose pixels are set later; None to look everywhere.
+        tile: Side in pixels of the tiles that an image is judged in, see `tiled`; None for one pass.
     """
 
     mean: torch.Tensor
@@ -82,9 +85,10 @@ class StudentTeacherModel(nn.Module):
         denoising: bool = True,
         l1_loss: bool = True,
         segmentation_input: SegmentationInput = "product",
-        top_t: int = 100,
+        top_t: int | None = None,
         distance_weight: float = 0.0,
         regions: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -95,6 +99,7 @@ class StudentTeacherModel(nn.Module):
         self.segmentation_input = segmentation_input
         self.top_t = top_t
         self.witness = DistanceWitness(distance_weight) if distance_weight else None
+        self.tile = tile
         self.regions = None if regions is None else Regions(regions)
         self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(teacher.std).view(1, 3, 1, 1), persistent=False)
@@ -151,6 +156,10 @@ class StudentTeacherModel(nn.Module):
         similarity = similarity_maps(teacher, student, self.segmentation_input)
         return self.segmentation(similarity.to(self.mean.dtype))  # maps are float32, weights may be of half precision
 
+
+class StudentTeacherModel(StudentTeacherNetworks):
+    """The losses of these networks, and the anomaly map they give; arguments as of `StudentTeacherNetworks`."""
+
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
         """Phase 1: how far the student's view of corrupted images is from the teacher's of the clean ones (Eq. 4).
 
@@ -188,7 +197,7 @@ class StudentTeacherModel(nn.Module):
         return losses
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Find anomalies; every network runs once.
+        """Find anomalies; every network runs once, or once a tile.
 
         Args:
             images: Images (N, 3, H, W), float, in [0, 1].
@@ -197,6 +206,16 @@ class StudentTeacherModel(nn.Module):
             `pred_score` (N,), the mean of the `top_t` highest pixels, and `anomaly_map` (N, 1, H, W), both float32 in
             [0, 1] (without the segmentation network in [0, 8]).
         """
+        anomaly_map = self._map(images) if self.tile is None else tiled(self._map, images, self.tile)
+        if self.regions is not None:
+            anomaly_map = self.regions(anomaly_map)
+        pixels = anomaly_map.flatten(start_dim=1)
+        count = round(TOP_SHARE * pixels.shape[1]) if self.top_t is None else self.top_t
+        top = pixels.topk(min(max(count, 1), pixels.shape[1]), dim=1, sorted=False).values
+        return InferenceBatch(pred_score=top.mean(dim=1), anomaly_map=anomaly_map)
+
+    def _map(self, images: torch.Tensor) -> torch.Tensor:
+        """Make the map (N, 1, H, W) of images in one pass."""
         teacher, student = self.features(images)
         if self.segmentation is None:
             small = distance_map(teacher, student)
@@ -205,12 +224,7 @@ class StudentTeacherModel(nn.Module):
             if self.witness is not None:
                 logits = self.witness(logits, teacher, student)
             small = logits.sigmoid()
-        anomaly_map = upsample(small, images.shape[-2:])
-        if self.regions is not None:
-            anomaly_map = self.regions(anomaly_map)
-        pixels = anomaly_map.flatten(start_dim=1)
-        top = pixels.topk(min(self.top_t, pixels.shape[1]), dim=1, sorted=False).values
-        return InferenceBatch(pred_score=top.mean(dim=1), anomaly_map=anomaly_map)
+        return upsample(small, images.shape[-2:])
 
 
 def segmentation_channels(segmentation_input: str, channels: Sequence[int]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torchvision.transforms.v2.functional import center_crop
 
 from .perlin import perlin_masks
 from .rotation import Rotation, draw_angles, rotate
@@ -37,6 +38,7 @@ class AnomalyGenerator:
         bank: Anomaly sources, of the size of the images.
         opacity: Range that the opacity of an anomaly is drawn from, above the first and up to the second.
         rotation: How training images are rotated.
+        size: Side in pixels of the middle of the images that is kept after the rotation; None for all of it.
         within: Makes a mask (N, 1, H, W) zero where no anomaly may be; None for anomalies everywhere.
 
     Raises:
@@ -48,6 +50,7 @@ class AnomalyGenerator:
         bank: TextureBank,
         opacity: tuple[float, float] = (0.2, 1.0),
         rotation: Rotation = "none",
+        size: int | None = None,
         within: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         low, high = opacity
@@ -57,6 +60,7 @@ class AnomalyGenerator:
         self.bank = bank
         self.opacity = (low, high)
         self.rotation = rotation
+        self.size = size
         self.within = within
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> SyntheticBatch:
@@ -78,6 +82,8 @@ class AnomalyGenerator:
         count, device = len(images), images.device
         if self.rotation != "none":
             images = rotate(images, draw_angles(self.rotation, count, generator).to(device, non_blocking=True))
+        if self.size is not None:
+            images = center_crop(images, [self.size, self.size])
         mask = perlin_masks(count, (images.shape[-2], images.shape[-1]), generator, device)
         if self.within is not None:
             mask = self.within(mask)

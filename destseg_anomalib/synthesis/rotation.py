@@ -50,6 +50,26 @@ def draw_angles(rotation: Rotation, count: int, generator: torch.Generator) -> t
     return angles
 
 
+def margin_of(rotation: Rotation, side: int) -> int:
+    """How much of an image around a square a rotation brings into it.
+
+    Args:
+        rotation: As above; a quarter turn brings nothing in.
+        side: Of the square, in pixels.
+
+    Returns:
+        Pixels on each side, with one for the interpolation.
+
+    Example:
+        >>> margin_of("none", 256), margin_of("slight", 256)
+        (0, 12)
+    """
+    if rotation == "none":
+        return 0
+    angle = math.radians(SLIGHT_DEGREES)
+    return math.ceil(side / 2 * (math.cos(angle) + math.sin(angle) - 1)) + 1
+
+
 def rotate(images: torch.Tensor, degrees: torch.Tensor, fill: float = FILL) -> torch.Tensor:
     """Rotate every image about its centre by its own angle, bilinear, in one resampling.
 

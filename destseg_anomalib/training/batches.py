@@ -1,78 +1,19 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The training set of a two-step model: decoded once, and served in epochs of exactly the steps wanted."""
+"""The training images of a two-step model, served in epochs of exactly the steps wanted."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
-import psutil
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
-from anomalib.data.datasets.base.image import AnomalibDataset
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from anomalib.data import ImageBatch, ImageItem
+from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.tv_tensors import Mask
 
-from destseg_anomalib.data.reading import CheckedReading
-
-logger = logging.getLogger(__name__)
-
-CACHE_SHARE = 0.25  # of the memory that is free when training starts
-
-
-def mixed_seed(*parts: int) -> int:
-    """Make a seed of several numbers, such that sets of numbers that differ at all give unrelated seeds.
-
-    Args:
-        *parts: Numbers from 0.
-
-    Returns:
-        Seed in [0, 2**63) for a `torch.Generator`.
-
-    Example:
-        >>> mixed_seed(0, 1) == mixed_seed(0, 1), mixed_seed(0, 1) == mixed_seed(1, 0)
-        (True, False)
-    """
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) % 2**63
-
-
-class TrainingImages(Dataset[torch.Tensor]):
-    """Images of an anomalib data set as uint8 tensors (3, H, W), at the model's size.
-
-    An item is asked for by its index and the seed for its augmentations, which must draw from torch's generator: so
-    they are the same with any number of workers, and in a training that was resumed. With an index alone, as Lightning
-    asks to overfit a few batches, an image is augmented in the same way each time.
-
-    Args:
-        dataset: The training set, with the model's resize among its augmentations.
-        cache: Whether each image is kept once it has been read.
-    """
-
-    def __init__(self, dataset: AnomalibDataset, *, cache: bool) -> None:
-        self.dataset = dataset
-        self.cache = cache
-        self._read = CheckedReading(dataset)
-        self._kept: dict[int, torch.Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, wanted: tuple[int, int] | int) -> torch.Tensor:
-        index, seed = wanted if isinstance(wanted, tuple) else (wanted, mixed_seed(wanted))
-        if index in self._kept:
-            return self._kept[index]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            [item] = self._read([index])
-        # The grey levels of a file, not the fractions that resizing leaves, nor what an interpolation adds beyond black
-        # and white: cached or not, training sees the same.
-        image = (item.image * 255).round().clamp(0, 255).to(torch.uint8)
-        if self.cache:
-            self._kept[index] = image
-        return image
+from destseg_anomalib.training.images import TrainingImages
+from destseg_anomalib.training.seeds import mixed_seed
 
 
 class StepSampler(DistributedSampler[Any]):
@@ -125,50 +66,6 @@ class StepSampler(DistributedSampler[Any]):
         return self.batches * self.batch_size
 
 
-def training_images(datamodule: AnomalibDataModule, *, devices: int, cache: bool) -> TrainingImages:
-    """Take the training images of a data module that has been set up.
-
-    Args:
-        datamodule: The data module.
-        devices: How many devices train together.
-        cache: Whether to keep decoded images in memory. They are read again each time where random augmentations
-            change them, or where they would take more than a quarter of the free memory.
-
-    Returns:
-        The images.
-
-    Raises:
-        ValueError: If a batch has one image.
-    """
-    dataset, batch_size = datamodule.train_data, datamodule.train_batch_size
-    if batch_size < 2:
-        msg = "train_batch_size=1 cannot train batch norms over pooled features: use 2 or more, at best 32."
-        raise ValueError(msg)
-    if len(dataset) < batch_size * devices:
-        logger.warning(
-            "The training set has %d images, fewer than the %d of one batch: they recur within it, each with another "
-            "synthetic anomaly; lower train_batch_size to avoid that, or add images.",
-            len(dataset),
-            batch_size * devices,
-        )
-    images = TrainingImages(dataset, cache=False)
-    if not cache:
-        return images
-    if datamodule.train_augmentations is not None:
-        logger.info("Training images are read from disk at every step, since augmentations change them.")
-        return images
-    needed, free = len(dataset) * images[0, 0].numel(), psutil.virtual_memory().available
-    if needed > CACHE_SHARE * free:
-        logger.info(
-            "Training images are read from disk at every step: their %d MiB exceed a quarter of the %d MiB free.",
-            needed // 2**20,
-            free // 2**20,
-        )
-        return images
-    images.cache = True
-    return images
-
-
 class StepLoader(DataLoader[torch.Tensor]):
     """A loader whose sampler knows where to start.
 
@@ -204,7 +101,7 @@ def training_loader(
         images,
         batch_size=sampler.batch_size,
         sampler=sampler,
-        num_workers=0 if images.cache else num_workers,  # a cache in a worker would be one cache a worker
+        num_workers=num_workers if images.kept is None else 0,  # a cache in a worker would be one cache a worker
         drop_last=len(images) >= sampler.batch_size,  # where Lightning puts another sampler, to overfit
         collate_fn=Collate(collate),
     )

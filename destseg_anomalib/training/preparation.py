@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from anomalib.data import AnomalibDataModule
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.data.regions import read_regions
-from destseg_anomalib.synthesis import AnomalyGenerator, rotation_of_category, texture_bank
+from destseg_anomalib.synthesis import AnomalyGenerator, Rotation, rotation_of_category, texture_bank
 from destseg_anomalib.synthesis.preview import SHOWN, write_preview
+from destseg_anomalib.synthesis.rotation import margin_of
 from destseg_anomalib.training.acceptance import check_split, check_transforms
-from destseg_anomalib.training.batches import Collate, StepSampler, training_images, training_loader
+from destseg_anomalib.training.batches import Collate, StepSampler, training_loader
 from destseg_anomalib.training.checkpoints import serves_whole_phases, use_checkpoint_files
 from destseg_anomalib.training.contents import image_digests
+from destseg_anomalib.training.images import Crop, training_images
 from destseg_anomalib.training.loans import Loans
 from destseg_anomalib.training.progress_bar import show_phases
 from destseg_anomalib.training.quiet import hush
@@ -74,10 +78,12 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     if model.hparams.pre_trained and not model.teacher_ready:
         model.model.teacher.load_pretrained(model.hparams.backbone_weights)
     model.teacher_ready = True
-    datamodule, size = data_of(trainer), model.input_size
+    datamodule, regions = data_of(trainer), model.model.regions
+    rotation = resolve_rotation(model.hparams.rotation, datamodule, turns=regions is None)
+    crop, size = crop_of(model.hparams.crop_size, rotation, datamodule), model.input_size
     if datamodule is not None:
         check_split(datamodule, trainer)
-        images = training_images(datamodule, devices=trainer.world_size, cache=model.hparams.cache_images)
+        images = training_images(datamodule, trainer.world_size, cache=model.hparams.cache_images, crop=crop)
         model.image_digests = image_digests(datamodule, "train")
         model.loans.lend(model, "images", images)
         # The model serves its images itself; the data module, which is the user's, stays as it is.
@@ -86,21 +92,67 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
             model.loans.lend(trainer.fit_loop, "max_epochs", 1 if model.model.segmentation is None else 2)
         if size is None:  # nothing in the pre-processor says it: ask an image
             size = Collate(datamodule.external_collate_fn)([images[0]]).image.shape[-2:]
-    height, width = size or model.hparams.image_size
-    bank = texture_bank(model.hparams.textures, (int(height), int(width)))
-    regions = model.model.regions
     if regions is not None and trainer.ckpt_path is None:
         files = () if datamodule is None else datamodule.train_data.samples["image_path"]
         regions.inside.copy_(read_regions(model.hparams.regions, regions.inside.shape, files))
-    rotation = resolve_rotation(model.hparams.rotation, datamodule, turns=regions is None)
-    generator = AnomalyGenerator(bank, tuple(model.hparams.opacity), rotation, within=regions)
+    height, width = (crop.size, crop.size) if crop is not None else size or model.hparams.image_size
+    bank = texture_bank(model.hparams.textures, (int(height), int(width)))
+    generator = AnomalyGenerator(bank, tuple(model.hparams.opacity), rotation, model.hparams.crop_size, regions)
     model.loans.lend(model, "generator", generator)
-    if datamodule is not None and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
-        spread = torch.linspace(0, len(model.images) - 1, min(SHOWN, len(model.images))).round().int().tolist()
-        picture = Path(trainer.default_root_dir) / "synthetic.png"
-        shown = Collate(datamodule.external_collate_fn)([model.images[index] for index in spread]).image
-        write_preview(shown, generator, model.seed, picture)
-        logger.info("What the model is taught, some images with synthetic anomalies, is shown in %s.", picture)
+    if crop is not None and model.pre_processor is not None:
+        leave_crops_alone(model.pre_processor, model.loans)
+    if datamodule is not None:
+        show_what_is_taught(model, trainer, datamodule)
+
+
+def crop_of(side: int | None, rotation: Rotation, datamodule: AnomalibDataModule | None) -> Crop | None:
+    """Say which part of an image a step sees.
+
+    Args:
+        side: Argument of the model.
+        rotation: How images are rotated, which takes a margin that is cut off afterwards.
+        datamodule: The data.
+
+    Returns:
+        The part; None for all of it.
+
+    Raises:
+        ValueError: If there is no data module whose images could be cut.
+    """
+    if side is None:
+        return None
+    if datamodule is None:
+        msg = f"crop_size={side} cuts images of a data module: pass one, or cut them in your train_dataloaders."
+        raise ValueError(msg)
+    return Crop(side, margin_of(rotation, side))
+
+
+def leave_crops_alone(pre_processor: PreProcessor, loans: Loans) -> None:
+    """Keep a pre-processor from resizing crops of images that it has resized in the data set.
+
+    Args:
+        pre_processor: That of the model.
+        loans: Gives it its hook back.
+    """
+    pre_processor.on_train_batch_start = lambda *_, **__: None
+    loans.on_return(lambda: vars(pre_processor).pop("on_train_batch_start"))
+
+
+def show_what_is_taught(model: Any, trainer: Trainer, datamodule: AnomalibDataModule) -> None:  # noqa: ANN401
+    """Write `synthetic.png`, unless the run is to leave nothing.
+
+    Args:
+        model: The Lightning model, with images and generator.
+        trainer: Its trainer.
+        datamodule: Its data.
+    """
+    if not trainer.is_global_zero or trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
+        return
+    spread = torch.linspace(0, len(model.images) - 1, min(SHOWN, len(model.images))).round().int().tolist()
+    picture = Path(trainer.default_root_dir) / "synthetic.png"
+    shown = Collate(datamodule.external_collate_fn)([model.images[index] for index in spread]).image
+    write_preview(shown, model.generator, model.seed, picture)
+    logger.info("What the model is taught, some images with synthetic anomalies, is shown in %s.", picture)
 
 
 def use_available_cores(trainer: Trainer, loans: Loans) -> None:

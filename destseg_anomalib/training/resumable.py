@@ -3,9 +3,7 @@
 
 """The hooks around the steps of a training, each of them short: the work is done in the files beside this one."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,9 +23,9 @@ from destseg_anomalib.training.acceptance import (
     tested_on_training_images,
 )
 from destseg_anomalib.training.averaging import WeightAverage, agree, begin_average
-from destseg_anomalib.training.batches import TrainingImages
 from destseg_anomalib.training.checkpoints import LastCheckpoint
 from destseg_anomalib.training.divergence import FiniteLoss
+from destseg_anomalib.training.images import TrainingImages
 from destseg_anomalib.training.loading import CheckedLoading
 from destseg_anomalib.training.loans import Loans
 from destseg_anomalib.training.preparation import phase_loader, prepare_trainer, prepare_training
@@ -35,21 +33,6 @@ from destseg_anomalib.training.restoring import restore, say_what_is_missing, st
 from destseg_anomalib.training.run_folder import drop_empty_run, say_what_is_left
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Draw from a seed, and leave PyTorch's own state of random numbers on the CPU as it was.
-
-    Args:
-        seed: The seed; None to draw from that state.
-    """
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class ResumableTraining(CheckedLoading):

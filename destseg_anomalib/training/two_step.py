@@ -20,9 +20,10 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.optim import SGD
 
 from destseg_anomalib.metrics import RawMapEvaluator
-from destseg_anomalib.training.batches import mixed_seed
+from destseg_anomalib.training.arguments import check
 from destseg_anomalib.training.contents import plain
 from destseg_anomalib.training.quiet import hush_replacements
+from destseg_anomalib.training.seeds import mixed_seed
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
@@ -50,19 +51,9 @@ class TwoStepTraining:
     sound: torch.Tensor
 
     def check_arguments(self) -> None:
-        """Refuse hyper-parameters that cannot train.
-
-        Raises:
-            ValueError: If a number of steps is below 1, or images are to be turned that have regions.
-        """
+        """Refuse hyper-parameters that cannot train, as `arguments.check` says."""
         self.hparams.update(plain(dict(self.hparams)))  # numbers of NumPy among them
-        for name in ("student_steps", "segmentation_steps"):
-            if self.hparams[name] < 1:
-                msg = f"{name}={self.hparams[name]} must be at least 1; segmentation=False trains the student alone."
-                raise ValueError(msg)
-        if self.hparams.regions is not None and self.hparams.rotation not in {"auto", "none"}:
-            msg = f"rotation={self.hparams.rotation!r} would turn images under their regions: pass rotation='none'."
-            raise ValueError(msg)
+        check(self.hparams)
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:

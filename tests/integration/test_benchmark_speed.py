@@ -25,7 +25,8 @@ from destseg_anomalib import DeSTSeg
 from destseg_anomalib.models.losses import cosine_loss
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank, perlin
 from destseg_anomalib.training.averaging import WeightAverage
-from destseg_anomalib.training.batches import StepSampler, training_images, training_loader
+from destseg_anomalib.training.batches import StepSampler, training_loader
+from destseg_anomalib.training.images import training_images
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -64,7 +64,7 @@ def test_an_argument_that_contradicts_the_checkpoint_is_named_in_one_warning(ben
     [warning] = [record.getMessage() for record in caplog.records if "given beside it" in record.getMessage()]
     for name in (
         "backbone='resnet18' (the checkpoint has 'test_resnet')",
-        "top_t=7 (the checkpoint has 100)",
+        "top_t=7 (the checkpoint has None)",
         "image_size=(48, 48) (the checkpoint has (32, 32))",
         "post_processor.pixel_sensitivity=0.8 (the checkpoint has 0.5)",
     ):

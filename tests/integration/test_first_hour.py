@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from destseg_anomalib import DeSTSeg
 from destseg_anomalib.training.progress_bar import PhaseProgressBar
 from destseg_anomalib.training.quiet import hush_replacements
-from destseg_anomalib.training.resumable import seeded
+from destseg_anomalib.training.seeds import seeded
 from tests.conftest import quiet_engine
 from tests.integration.conftest import STEPS, TINY, Bench
 

@@ -26,7 +26,8 @@ from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.models.similarity import SegmentationInput
 from destseg_anomalib.synthesis import Rotation
-from destseg_anomalib.training.resumable import ResumableTraining, seeded
+from destseg_anomalib.training.resumable import ResumableTraining
+from destseg_anomalib.training.seeds import seeded
 from destseg_anomalib.training.two_step import TwoStepTraining
 
 from .torch_model import DeSTSegModel
@@ -59,10 +60,13 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         segmentation: Whether there is a segmentation network; without it there is no phase 2.
         l1_loss: Whether the segmentation loss has its L1 term.
         segmentation_input: What the segmentation network reads: `product`, `concat` or `cosine`.
-        top_t: How many of the highest pixels the image score averages.
+        top_t: How many of the highest pixels the image score averages; None for 100 of 256 x 256, and the same area
+            of images of other sizes.
         average_weights: Whether phase 2 leaves an average of the segmentation network, not its last step.
         distance_weight: How much the student's distance from the teacher says in the map beside the segmentation
             network: logit + weight * log distance; 0 for nothing.
+        crop_size: Side in pixels of the part of each image that a training step sees, cut at random; None for all.
+        tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass.
         regions: Picture of the shape of the images that is white where to look: nothing is synthesised, seen, said or
             counted elsewhere. Read when training starts, and kept in the checkpoint.
         seed: Number that weights before the training, order of images and synthetic anomalies follow from; None for
@@ -107,9 +111,11 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         segmentation: bool = True,
         l1_loss: bool = True,
         segmentation_input: SegmentationInput = "product",
-        top_t: int = 100,
+        top_t: int | None = None,
         average_weights: bool = True,
         distance_weight: float = 0.0,
+        crop_size: int | None = None,
+        tile: int | None = None,
         regions: str | Path | None = None,
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -140,5 +146,6 @@ class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             segmentation_input=arguments.segmentation_input,
             top_t=arguments.top_t,
             distance_weight=arguments.distance_weight,
+            tile=arguments.tile,
             regions=None if arguments.regions is None else tuple(arguments.image_size),
         )

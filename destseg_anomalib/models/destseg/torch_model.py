@@ -50,9 +50,11 @@ class DeSTSegModel(StudentTeacherModel):
         l1_loss: Whether the segmentation loss has its L1 term (Table 5).
         segmentation_input: What the segmentation network reads (Table 6): the channel-wise `product` of the
             normalised maps, both maps (`concat`), or their `cosine` distances.
-        top_t: How many of the highest pixels the image score averages (Table S2).
+        top_t: How many of the highest pixels the image score averages (Table S2); None for 100 of 256 x 256, and the
+            same area of images of other sizes.
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
         regions: Height and width of the `Regions` to look at; None to look everywhere.
+        tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`, `segmentation_input` is none of the three, or
@@ -70,9 +72,10 @@ class DeSTSegModel(StudentTeacherModel):
         segmentation: bool = True,
         l1_loss: bool = True,
         segmentation_input: SegmentationInput = "product",
-        top_t: int = 100,
+        top_t: int | None = None,
         distance_weight: float = 0.0,
         regions: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> None:
         if distance_weight and not segmentation:
             msg = f"distance_weight={distance_weight} without a segmentation network stands beside nothing: pass 0."
@@ -94,6 +97,7 @@ class DeSTSegModel(StudentTeacherModel):
             top_t=top_t,
             distance_weight=distance_weight,
             regions=regions,
+            tile=tile,
         )
 
     def load_reference_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:

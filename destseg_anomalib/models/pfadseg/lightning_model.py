@@ -24,7 +24,8 @@ from anomalib.visualization import Visualizer
 from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.synthesis import Rotation
-from destseg_anomalib.training.resumable import ResumableTraining, seeded
+from destseg_anomalib.training.resumable import ResumableTraining
+from destseg_anomalib.training.seeds import seeded
 from destseg_anomalib.training.two_step import TwoStepTraining
 
 from .torch_model import PFADSegModel
@@ -57,10 +58,13 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         aff: Whether residual blocks fuse by attention; else by a sum.
         pcar: Whether the second convolution of a block is the parallel attention; else a plain one.
         rcm_layer_scale: Start value of the layer scale of `rcm`; its source has 1e-6.
-        top_t: How many of the highest pixels the image score averages.
+        top_t: How many of the highest pixels the image score averages; None for 100 of 256 x 256, and the same area
+            of images of other sizes.
         average_weights: Whether phase 2 leaves an average of the segmentation network, not its last step.
         distance_weight: How much the student's distance from the teacher says in the map beside the segmentation
             network: logit + weight * log distance; 0 for nothing.
+        crop_size: Side in pixels of the part of each image that a training step sees, cut at random; None for all.
+        tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass.
         regions: Picture of the shape of the images that is white where to look: nothing is synthesised, seen, said or
             counted elsewhere. Read when training starts, and kept in the checkpoint.
         seed: Number that weights before the training, order of images and synthetic anomalies follow from; None for
@@ -97,9 +101,11 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
         aff: bool = True,
         pcar: bool = True,
         rcm_layer_scale: float = 1.0,
-        top_t: int = 100,
+        top_t: int | None = None,
         average_weights: bool = True,
         distance_weight: float = 0.0,
+        crop_size: int | None = None,
+        tile: int | None = None,
         regions: str | Path | None = None,
         seed: int | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -129,5 +135,6 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             rcm_layer_scale=arguments.rcm_layer_scale,
             top_t=arguments.top_t,
             distance_weight=arguments.distance_weight,
+            tile=arguments.tile,
             regions=None if arguments.regions is None else tuple(arguments.image_size),
         )

@@ -33,9 +33,11 @@ class PFADSegModel(StudentTeacherModel):
         aff: Whether residual blocks fuse by attention; else by a sum.
         pcar: Whether the second convolution of a block is the parallel attention; else a plain one.
         rcm_layer_scale: Start value of the layer scale of `rcm`.
-        top_t: How many of the highest pixels the image score averages.
+        top_t: How many of the highest pixels the image score averages; None for 100 of 256 x 256, and the same area
+            of images of other sizes.
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
         regions: Height and width of the `Regions` to look at; None to look everywhere.
+        tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`.
@@ -51,9 +53,10 @@ class PFADSegModel(StudentTeacherModel):
         aff: bool = True,
         pcar: bool = True,
         rcm_layer_scale: float = 1.0,
-        top_t: int = 100,
+        top_t: int | None = None,
         distance_weight: float = 0.0,
         regions: tuple[int, int] | None = None,
+        tile: int | None = None,
     ) -> None:
         teacher = Teacher(backbone)
         if pre_trained:
@@ -73,4 +76,5 @@ class PFADSegModel(StudentTeacherModel):
             top_t=top_t,
             distance_weight=distance_weight,
             regions=regions,
+            tile=tile,
         )

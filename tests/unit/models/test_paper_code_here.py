@@ -15,7 +15,7 @@ from destseg_anomalib import DeSTSeg
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
 from destseg_anomalib.models.losses import cosine_loss
 from destseg_anomalib.models.similarity import cosine_distance, l2_normalize
-from destseg_anomalib.models.student_teacher import StudentTeacherModel
+from destseg_anomalib.models.student_teacher import TOP_SHARE, StudentTeacherModel
 from destseg_anomalib.models.witness import distance_map
 from destseg_anomalib.synthesis import AnomalyGenerator, TextureBank
 from destseg_anomalib.transforms import RoundedBilinearResize
@@ -119,8 +119,9 @@ def test_rows_19_and_26_the_defaults_are_the_official_schedule_and_teacher() -> 
         "student_steps": 1000,
         "segmentation_steps": 4000,
         "focal_gamma": 4.0,
-        "top_t": 100,
+        "top_t": None,  # 100 pixels of these images
         "image_size": (256, 256),
     }
     assert {name: defaults[name] for name in official} == official
+    assert round(TOP_SHARE * 256 * 256) == 100
     assert DeSTSeg(pre_trained=False).trainer_arguments["max_steps"] == 5000

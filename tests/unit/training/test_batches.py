@@ -3,13 +3,18 @@
 
 """The training set is served in full batches, shuffled anew each pass, and read from disk once."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from anomalib.data import Folder
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
-from destseg_anomalib.training import batches as batches_module
-from destseg_anomalib.training.batches import StepSampler, TrainingImages, training_images, training_loader
+from destseg_anomalib.training import image_file
+from destseg_anomalib.training import images as images_module
+from destseg_anomalib.training.batches import StepSampler, training_loader
+from destseg_anomalib.training.images import Crop, TrainingImages, training_images
 from destseg_anomalib.transforms import RoundedBilinearResize
 from tests.conftest import make_part_data
 
@@ -38,14 +43,14 @@ def test_there_are_exactly_as_many_batches_as_asked_for_and_all_are_full(part_fo
 
 
 def test_a_pass_has_every_image_at_most_once_and_passes_differ(part_folder) -> None:
-    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    images = TrainingImages(make_datamodule(part_folder).train_data)
     order = indices(StepSampler(images, batch_size=4, batches=4, num_replicas=1, rank=0, seed=1))
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
     assert order[:8] != order[8:]
 
 
 def test_devices_share_each_batch_and_never_an_image(part_folder) -> None:
-    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    images = TrainingImages(make_datamodule(part_folder).train_data)
     one = indices(StepSampler(images, batch_size=4, batches=6, num_replicas=1, rank=0, seed=1))
     two = [indices(StepSampler(images, batch_size=2, batches=6, num_replicas=2, rank=r, seed=1)) for r in (0, 1)]
     for step in range(6):
@@ -54,14 +59,14 @@ def test_devices_share_each_batch_and_never_an_image(part_folder) -> None:
 
 
 def test_a_sampler_that_starts_later_goes_on_with_the_same_images_and_seeds(part_folder) -> None:
-    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    images = TrainingImages(make_datamodule(part_folder).train_data)
     whole, rest = (StepSampler(images, 2, 9, num_replicas=2, rank=1, seed=1, start=start) for start in (0, 5))
     assert list(rest) == list(whole)[10:]
     assert len(rest) == len(whole) == 18  # Lightning counts the batches of an epoch with those that were served before
 
 
 def test_every_image_of_every_device_has_a_seed_of_its_own(part_folder) -> None:
-    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    images = TrainingImages(make_datamodule(part_folder).train_data)
     samplers = [StepSampler(images, 2, 9, num_replicas=2, rank=r, seed=s) for r in (0, 1) for s in (0, 1)]
     seeds = [seed for sampler in samplers for _, seed in sampler]
     assert len(set(seeds)) == len(seeds) == 4 * 18
@@ -71,7 +76,7 @@ def test_every_image_of_every_device_has_a_seed_of_its_own(part_folder) -> None:
 def test_random_augmentations_are_the_same_in_a_loader_that_starts_later(part_folder, workers) -> None:
     datamodule = make_datamodule(part_folder)
     datamodule.train_data.augmentations = Compose([RoundedBilinearResize((32, 32)), RandomHorizontalFlip()])
-    images = TrainingImages(datamodule.train_data, cache=False)
+    images = TrainingImages(datamodule.train_data)
 
     def batches(start: int, workers: int) -> list[torch.Tensor]:
         sampler = StepSampler(images, 2, 6, num_replicas=1, rank=0, seed=1, start=start)
@@ -84,7 +89,7 @@ def test_random_augmentations_are_the_same_in_a_loader_that_starts_later(part_fo
 
 
 def test_reading_an_image_leaves_the_generator_of_others_alone(part_folder) -> None:
-    images = TrainingImages(make_datamodule(part_folder).train_data, cache=False)
+    images = TrainingImages(make_datamodule(part_folder).train_data)
     before = torch.get_rng_state()
     images[0, 5]
     assert torch.equal(before, torch.get_rng_state())
@@ -109,15 +114,93 @@ def test_augmented_images_are_not_cached(part_folder, caplog, monkeypatch) -> No
     monkeypatch.setattr(TrainingImages, "__getitem__", lambda *_: pytest.fail("an image was read for nothing"))
     datamodule = make_datamodule(part_folder, train_augmentations=RandomHorizontalFlip())
     with caplog.at_level("INFO"):
-        assert not loader(datamodule).dataset.cache
+        assert loader(datamodule).dataset.kept is None
     assert "since augmentations change them" in caplog.text
 
 
-def test_a_set_that_would_not_fit_is_not_cached(part_folder, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(batches_module, "CACHE_SHARE", 1e-12)
+@pytest.fixture
+def little_memory(monkeypatch, tmp_path) -> Path:
+    """A machine whose memory holds no training set; its cache folder."""
+    monkeypatch.setattr(images_module, "CACHE_SHARE", 1e-12)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "destseg_anomalib" / "training_images"
+
+
+def test_a_set_that_would_not_fit_into_memory_is_kept_in_a_file_that_vanishes(
+    part_folder, caplog, little_memory
+) -> None:
+    datamodule = make_datamodule(part_folder)
     with caplog.at_level("INFO"):
-        assert not loader(make_datamodule(part_folder)).dataset.cache
+        batches = loader(datamodule, batches=8)
+    assert f"kept in a file in {little_memory} for this training, since" in caplog.text
+    first = list(batches)
+    for path in part_folder.rglob("train/good/*.png"):
+        path.unlink()
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first, batches, strict=True))
+    assert list(little_memory.iterdir()) == []  # whoever kills the process has nothing to clean up
+
+
+def test_a_set_that_would_fit_nowhere_is_not_kept(part_folder, caplog, little_memory, monkeypatch) -> None:
+    monkeypatch.setattr(images_module, "DISK_SHARE", 0)
+    with caplog.at_level("INFO"):
+        assert loader(make_datamodule(part_folder)).dataset.kept is None
     assert "exceed a quarter of" in caplog.text
+
+
+def test_a_disk_that_is_full_costs_time_and_no_training(part_folder, caplog, little_memory, monkeypatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    batches = loader(make_datamodule(part_folder))
+    expected = [batch.image for batch in loader(make_datamodule(part_folder), cache=False)]
+    monkeypatch.setattr(image_file.os, "pwrite", full)
+    assert all(torch.equal(batch.image, image) for batch, image in zip(batches, expected, strict=True))
+    assert "No space left on device" in caplog.text
+
+
+def test_a_crop_is_a_part_of_its_image_the_same_with_any_cache_and_number_of_workers(
+    part_folder, little_memory, monkeypatch
+) -> None:
+    datamodule = make_datamodule(part_folder)
+    whole = [image.numpy() for image in map(TrainingImages(datamodule.train_data).__getitem__, range(8))]
+
+    def crops(start: int = 0, workers: int = 0, **arguments: Any) -> list[torch.Tensor]:
+        images = training_images(datamodule, 1, crop=Crop(12, 2), **arguments)
+        sampler = StepSampler(images, 4, 6, num_replicas=1, rank=0, seed=1, start=start)
+        return [batch.image for batch in training_loader(images, sampler, workers)]
+
+    in_a_file = crops(cache=True)
+    assert all(crop.shape == (4, 3, 16, 16) for crop in in_a_file)
+    for batches, first in (
+        (crops(cache=False), 0),
+        (crops(cache=False, workers=2), 0),
+        (crops(start=4, cache=True), 4),
+    ):
+        assert all(torch.equal(*pair) for pair in zip(batches, in_a_file[first:], strict=True))
+    monkeypatch.setattr(images_module, "CACHE_SHARE", 1)
+    assert all(torch.equal(*pair) for pair in zip(crops(cache=True), in_a_file, strict=True))
+    places = set()
+    for crop in torch.cat(in_a_file):
+        values = (crop * 255).round().to(torch.uint8).numpy()
+        found = [
+            (index, top, left)
+            for index, image in enumerate(whole)
+            for top in range(17)
+            for left in range(17)
+            if (image[:, top : top + 16, left : left + 16] == values).all()
+        ]
+        assert len(found) == 1
+        places.add(found[0][1:])
+    assert len(places) > 12  # of 24, in 17 x 17 places
+
+
+def test_an_image_smaller_than_its_crop_is_told_from_one_without_room_for_a_rotation() -> None:
+    image = torch.arange(3 * 20 * 30, dtype=torch.uint8).view(3, 20, 30)
+    assert Crop(18, 4).cut(image, 0).shape == (3, 20, 26)
+    with pytest.raises(
+        ValueError, match=r"^A training image has 20 x 30 pixels after the resize, less than crop_size=24"
+    ):
+        Crop(24, 0).cut(image, 0)
 
 
 def test_fewer_images_than_a_batch_recur_in_it_as_evenly_as_they_can(part_folder, caplog) -> None:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Surface defects with exact masks: scratch, spot, dent, stain.
+"""Surface defects with exact masks: scratch, spot, dent, stain, and two that are a few pixels small.
 
 Every function takes a grey surface and a random generator and returns the surface with *one* defect and the defect's
 mask. A mask is one connected region by construction: the inside of a closed star-shaped outline, or a drawn stroke.
@@ -77,9 +77,9 @@ def scratch(surface: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
     return marked, np.maximum(depth, edge) >= 0.5
 
 
-def spot(surface: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
+def spot(surface: Grey, rng: np.random.Generator, radius: tuple[float, float] = (6, 15)) -> tuple[Grey, Mask]:
     """A small compact fleck, dark or light, that hides most of the surface under it."""
-    distance, _, _ = _outline(surface.shape, rng.uniform(6, 15), 0.35, rng)
+    distance, _, _ = _outline(surface.shape, rng.uniform(*radius), 0.35, rng)
     cover = _ramp(distance, 0.45) * rng.uniform(0.7, 0.9)
     tone = surface.mean() * rng.choice([rng.uniform(0.3, 0.55), rng.uniform(1.5, 1.8)], p=[0.7, 0.3])
     grain = cv2.GaussianBlur(rng.normal(0, 14, surface.shape).astype(np.float32), (0, 0), 1.2)
@@ -113,6 +113,26 @@ def stain(surface: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
     return surface * (1 - soaked), distance < 1
 
 
+def nick(surface: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
+    """A scratch of 4 to 13 pixels."""
+    return _within(scratch, 17, surface, rng)
+
+
+def speck(surface: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
+    """A spot of 4 to 13 pixels."""
+    return _within(lambda part, numbers: spot(part, numbers, (1.7, 5)), 32, surface, rng)
+
+
+def _within(defect: Defect, side: int, surface: Grey, rng: np.random.Generator) -> tuple[Grey, Mask]:
+    """Put a defect into a square of a large surface, which takes as long as the square is large."""
+    top, left = (int(rng.integers(length - side)) for length in surface.shape)
+    part = slice(top, top + side), slice(left, left + side)
+    marked, mask = surface.copy(), np.zeros(surface.shape, dtype=bool)
+    marked[part], mask[part] = defect(surface[part], rng)
+    return marked, mask
+
+
+SMALL_DEFECTS: dict[str, Defect] = {"nick": nick, "speck": speck}
 DEFECTS: dict[str, Defect] = {"dent": dent, "scratch": scratch, "spot": spot, "stain": stain}
 
 
@@ -121,7 +141,7 @@ def add_defects(surface: Grey, kind: str, rng: np.random.Generator) -> tuple[Gre
 
     Args:
         surface: Grey values of shape ``(H, W)``, float32 in [0, 255], at least 128 pixels a side.
-        kind: A key of :data:`DEFECTS`.
+        kind: A key of :data:`DEFECTS` or :data:`SMALL_DEFECTS`.
         rng: Random generator; the same state gives the same defects.
 
     Returns:
@@ -135,7 +155,7 @@ def add_defects(surface: Grey, kind: str, rng: np.random.Generator) -> tuple[Gre
     """
     mask = np.zeros(surface.shape, dtype=bool)
     for _ in range(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])):
-        marked, region = DEFECTS[kind](surface, rng)
+        marked, region = (DEFECTS | SMALL_DEFECTS)[kind](surface, rng)
         occupied = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
         if not (region & occupied).any():  # a defect that would touch another is left out
             surface, mask = marked, mask | region

@@ -15,7 +15,7 @@ from anomalib.data import AnomalibDataModule, MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
-from destseg_anomalib.data.defects import DEFECTS, Grey, add_defects
+from destseg_anomalib.data.defects import DEFECTS, SMALL_DEFECTS, Grey, add_defects
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ CATEGORIES = {"brick": 1.0, "grass": 0.4, "gravel": 0.4}
 GENERATOR_VERSION = 1  # raise it with every change of the pictures: each version has its own folder
 IMAGE_SIZE = 256
 TRAIN_GOOD, TEST_GOOD, PER_DEFECT = 96, 20, 10
+LARGE = 1024
 
 
 class DemoSurfaces(AnomalibDataModule):
@@ -39,6 +40,9 @@ class DemoSurfaces(AnomalibDataModule):
 
     The set has 96 normal training images and 60 test images: 20 normal, 10 of each defect. It is written once, in
     about a second, to ``<root>/v<version>-seed<seed>/<category>`` in MVTec AD's layout, and used again afterwards.
+
+    With ``size=1024`` pieces show more of the photograph, and the defects, nick and speck, have 4 to 13 pixels: in an
+    image that was reduced to 256x256 most are gone. As many images of this size are written in some ten seconds.
 
     Args:
         category: Surface: ``"brick"``, ``"grass"`` or ``"gravel"``.
@@ -56,9 +60,10 @@ class DemoSurfaces(AnomalibDataModule):
         val_split_mode: How the validation set comes about; by default it *is* the test set, as for MVTec AD.
         val_split_ratio: Share of the images that a validation set takes where it is split off.
         seed: Seed (>= 0) of the pictures and of the splits.
+        size: Height and width of the pictures in pixels, 256 or 1024.
 
     Raises:
-        ValueError: If the category does not exist or the seed is negative.
+        ValueError: If category or size do not exist, or the seed is negative.
 
     Example:
         >>> root = getfixture("tmp_path")
@@ -88,12 +93,16 @@ class DemoSurfaces(AnomalibDataModule):
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
         seed: int = 0,
+        size: int = IMAGE_SIZE,
     ) -> None:
         if category not in CATEGORIES:
             msg = f"DemoSurfaces has no category '{category}': choose one of {', '.join(CATEGORIES)}."
             raise ValueError(msg)
         if seed < 0:
             msg = f"DemoSurfaces got seed={seed}: pass a seed of 0 or more."
+            raise ValueError(msg)
+        if size not in {IMAGE_SIZE, LARGE}:
+            msg = f"DemoSurfaces has no pictures of size={size}: choose {IMAGE_SIZE} or {LARGE}."
             raise ValueError(msg)
         super().__init__(
             train_batch_size=train_batch_size,
@@ -110,7 +119,9 @@ class DemoSurfaces(AnomalibDataModule):
             seed=seed,
         )
         cache = platformdirs.user_cache_path("destseg_anomalib", appauthor=False) / "demo_surfaces"
-        self.root = (cache if root is None else Path(root)) / f"v{GENERATOR_VERSION}-seed{seed}"
+        of_size = "" if size == IMAGE_SIZE else f"-{size}"
+        self.root = (cache if root is None else Path(root)) / f"v{GENERATOR_VERSION}-seed{seed}{of_size}"
+        self.size = size
         self.category = category
 
     def prepare_data(self) -> None:
@@ -128,7 +139,7 @@ class DemoSurfaces(AnomalibDataModule):
             # Made aside and moved into place whole: a killed run leaves nothing that a later one would take for a set.
             with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.root, ignore_cleanup_errors=True) as aside:
                 finished = Path(aside) / self.category
-                write_demo_surface(finished, self.category, self.seed)
+                write_demo_surface(finished, self.category, self.seed, self.size)
                 try:
                     finished.rename(folder)
                 except OSError:
@@ -145,7 +156,7 @@ class DemoSurfaces(AnomalibDataModule):
         self.test_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TEST)
 
 
-def write_demo_surface(folder: Path, category: str, seed: int) -> None:
+def write_demo_surface(folder: Path, category: str, seed: int, size: int = IMAGE_SIZE) -> None:
     """Write one category in MVTec AD's layout.
 
     Args:
@@ -153,6 +164,7 @@ def write_demo_surface(folder: Path, category: str, seed: int) -> None:
             ``ground_truth/<defect>/<name>_mask.png``.
         category: One of :data:`CATEGORIES`.
         seed: Seed of everything random; the same seed gives the same bytes.
+        size: Height and width of the pictures.
     """
     from skimage import data  # noqa: PLC0415 - needed once, when the pictures are made
 
@@ -160,31 +172,32 @@ def write_demo_surface(folder: Path, category: str, seed: int) -> None:
     photograph = photograph.mean() + CATEGORIES[category] * (photograph - photograph.mean())
     half = photograph.shape[1] // 2
     train_part, test_part = photograph[:, :half], photograph[:, half:]
-    rng = np.random.default_rng([seed, *category.encode()])
+    rng = np.random.default_rng([seed, *category.encode(), *([] if size == IMAGE_SIZE else [size])])
+    kinds, per_kind = (DEFECTS, PER_DEFECT) if size == IMAGE_SIZE else (SMALL_DEFECTS, 2 * PER_DEFECT)
     for index in range(TRAIN_GOOD):
-        _write(folder / "train" / "good" / f"{index:03}.png", _expose(_piece(train_part, rng), rng))
+        _write(folder / "train" / "good" / f"{index:03}.png", _expose(_piece(train_part, rng, size), rng))
     for index in range(TEST_GOOD):
-        _write(folder / "test" / "good" / f"{index:03}.png", _expose(_piece(test_part, rng), rng))
-    for kind in DEFECTS:
-        for index in range(PER_DEFECT):
-            marked, mask = add_defects(_piece(test_part, rng), kind, rng)
+        _write(folder / "test" / "good" / f"{index:03}.png", _expose(_piece(test_part, rng, size), rng))
+    for kind in kinds:
+        for index in range(per_kind):
+            marked, mask = add_defects(_piece(test_part, rng, size), kind, rng)
             _write(folder / "test" / kind / f"{index:03}.png", _expose(marked, rng))
             _write(folder / "ground_truth" / kind / f"{index:03}_mask.png", mask.astype(np.uint8) * 255)
 
 
-def _piece(part: Grey, rng: np.random.Generator) -> Grey:
-    """A square of 150-180 pixels from a part of the photograph, turned by up to 4 degrees, enlarged to 256x256."""
-    side = rng.uniform(150, 180)
+def _piece(part: Grey, rng: np.random.Generator, size: int) -> Grey:
+    """A square of 150 to 180 pixels, or up to 230, of a part of the photograph, turned by up to 4 degrees, enlarged."""
+    side = rng.uniform(150, 180) if size == IMAGE_SIZE else rng.uniform(200, 230)
     angle = np.deg2rad(rng.uniform(-4, 4))
     reach = side / 2 * (np.cos(angle) + np.sin(abs(angle))) + 1  # half of the bounding box of the turned square
     height, width = part.shape
     centre = np.array([rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)])
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * side / IMAGE_SIZE
-    offset = centre - turn @ np.full(2, (IMAGE_SIZE - 1) / 2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * side / size
+    offset = centre - turn @ np.full(2, (size - 1) / 2)
     piece = cv2.warpAffine(
         part,
         np.column_stack([turn, offset]),
-        (IMAGE_SIZE, IMAGE_SIZE),
+        (size, size),
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT,
     )
@@ -193,7 +206,7 @@ def _piece(part: Grey, rng: np.random.Generator) -> Grey:
 
 def _expose(piece: Grey, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """What a camera makes of a piece: contrast, brightness, a lamp a little to one side, sensor noise."""
-    y, x = np.mgrid[-1 : 1 : IMAGE_SIZE * 1j, -1 : 1 : IMAGE_SIZE * 1j]
+    y, x = np.mgrid[-1 : 1 : len(piece) * 1j, -1 : 1 : len(piece) * 1j]
     lamp = 1 + rng.normal(0, 0.03) * x + rng.normal(0, 0.03) * y
     mean = piece.mean()
     exposed = (mean + (piece - mean) * rng.uniform(0.92, 1.08)) * lamp * rng.uniform(0.94, 1.06)

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from destseg_anomalib.data.defects import DEFECTS, add_defects
+from destseg_anomalib.data.defects import DEFECTS, SMALL_DEFECTS, add_defects
 
 KINDS = sorted(DEFECTS)
 SEEDS = range(12)
@@ -72,3 +72,16 @@ def test_defects_leave_the_surface_they_were_given_untouched() -> None:
     for kind in KINDS:
         add_defects(clean, kind, np.random.default_rng(0))
     assert np.array_equal(clean, surface())
+
+
+@pytest.mark.parametrize("kind", sorted(SMALL_DEFECTS))
+def test_small_defects_are_one_visible_region_of_a_few_pixels_anywhere(kind: str) -> None:
+    places, clean = [], surface()
+    for seed in range(40):
+        marked, mask = SMALL_DEFECTS[kind](clean, np.random.default_rng(seed))
+        left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        assert regions(mask) == 1
+        assert 3 <= max(width, height) <= 14
+        assert np.abs(marked - clean)[mask].mean() > 8
+        places.append((left, top))
+    assert np.ptp(places, axis=0).min() > 150

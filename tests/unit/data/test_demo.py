@@ -158,7 +158,7 @@ def test_of_two_processes_at_once_the_slower_one_takes_the_set_of_the_faster(
 ) -> None:
     real = demo.write_demo_surface
 
-    def write_while_another_process_finishes(folder: Path, category: str, seed: int) -> None:
+    def write_while_another_process_finishes(folder: Path, category: str, seed: int, size: int) -> None:
         monkeypatch.setattr(demo, "write_demo_surface", real)
         DemoSurfaces(root=tmp_path).prepare_data()
         real(folder, category, seed)
@@ -227,3 +227,19 @@ def test_a_config_file_can_name_the_data_module(root: Path, tmp_path: Path) -> N
     module = AnomalibDataModule.from_config(config)
     assert isinstance(module, DemoSurfaces)
     assert module.category == "grass"
+
+
+def test_large_pictures_have_small_defects_and_a_folder_of_their_own(
+    root: Path, datamodule: DemoSurfaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, count in {"TRAIN_GOOD": 2, "TEST_GOOD": 1, "PER_DEFECT": 1}.items():
+        monkeypatch.setattr(demo, name, count)
+    large = DemoSurfaces(root=root, size=1024)
+    large.setup()
+    assert large.root != datamodule.root
+    assert (len(large.train_data), len(large.test_data)) == (2, 5)
+    item = next(item for item in large.test_data if item.gt_label)
+    assert item.image.shape == (3, 1024, 1024)
+    assert 0 < item.gt_mask.sum() < 400
+    with pytest.raises(ValueError, match=r"^DemoSurfaces has no pictures of size=512: choose 256 or 1024\.$"):
+        DemoSurfaces(size=512)

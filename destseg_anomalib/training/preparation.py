@@ -216,7 +216,7 @@ def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN4
     return training_loader(model.images, sampler, datamodule.num_workers, datamodule.external_collate_fn)
 
 
-def resolve_rotation(rotation: str, datamodule: object, *, turns: bool) -> Any:  # noqa: ANN401
+def resolve_rotation(rotation: str, datamodule: object, *, turns: bool = True) -> Any:  # noqa: ANN401
     """Resolve `rotation="auto"` by the category of an MVTec AD data module.
 
     Args:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.data import Folder, MVTecAD
@@ -90,11 +89,10 @@ def test_a_row_of_an_ablation_changes_what_its_name_says_and_trains(config, dry_
     untouched = published(model).keys() & arguments.keys() - varied - SMALL.keys()
     assert {k: _plain(arguments[k]) for k in untouched} == {k: _plain(published(model)[k]) for k in untouched}
 
-    assert cli.model.trainer.global_step == 1
-    if cli.model.model.segmentation is not None:  # the dry run ends before the second phase
-        images, mask = torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
-        losses = cli.model.model.segmentation_losses(images, mask, arguments.focal_gamma)
-        assert torch.stack(list(losses.values())).isfinite().all()
+    phases = 1 if cli.model.model.segmentation is None else 2
+    assert cli.model.trainer.global_step == phases
+    weights = cli.model.model.state_dict().values()
+    assert all(value.isfinite().all() for value in weights if value.is_floating_point())
 
 
 def _plain(value: Any) -> Any:

@@ -129,9 +129,10 @@ def test_openvino_agrees_with_the_model_at_any_size_and_batch(trained) -> None:
     assert_agreement(run, trained.model, map_limit=1e-4)
 
 
-def test_openvino_computes_as_pytorch_where_it_is_asked_for_float32(trained) -> None:
+def test_openvino_computes_as_pytorch_where_it_is_asked_for_float32(trained, tmp_path, monkeypatch) -> None:
     """A processor with bfloat16 units uses them unless told otherwise, and its answers are then other ones."""
     openvino = pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)  # where the inferencer caches hundreds of megabytes
     path = next(trained.root.glob("weights/openvino/model.xml"), None) or trained.model.to_openvino(trained.root)
     images = native_images((1, 3, 175, 125))
     expected = predict(trained.model, images)["anomaly_map"]

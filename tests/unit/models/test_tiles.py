@@ -64,3 +64,21 @@ def test_a_model_judges_tiles_as_it_judges_pictures_of_their_size() -> None:
     assert (between >= torch.minimum(left[..., 48:], right[..., :16]) - 1e-5).all()
     assert (between <= torch.maximum(left[..., 48:], right[..., :16]) + 1e-5).all()
     assert model(images[..., :40, :40]).anomaly_map.shape == (1, 1, 40, 40)
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_regions_are_those_of_the_whole_picture_in_every_tile(tile: int | None) -> None:
+    model = DeSTSegModel("resnet18", pre_trained=False, tile=tile, regions=(64, 112)).eval()
+    model.regions.inside[20:, 70:] = False
+    images = torch.rand(1, 3, 64, 112)
+    other = torch.where(model.regions.inside, images, 1 - images)
+    with torch.no_grad():
+        one, two = model(images), model(other)
+    assert torch.equal(one.anomaly_map, two.anomaly_map)
+    assert torch.equal(one.pred_score, two.pred_score)
+    assert not one.anomaly_map[..., ~model.regions.inside].any()
+    inside = model.regions.inside.clone()
+    inside[0, 0] = False  # which must matter
+    model.regions.inside.copy_(inside)
+    with torch.no_grad():
+        assert not torch.equal(model(images).anomaly_map[..., 1:40, 1:40], one.anomaly_map[..., 1:40, 1:40])

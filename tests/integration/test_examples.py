@@ -100,7 +100,7 @@ def test_promises_are_held_against_unseen_parts_and_verdicts_timed(tmp_path, mon
     assert "30 good pictures, half of which set the threshold" in printed
     assert "| 5% |  |  | needs 19 pictures to set the threshold |" in printed
     assert printed.count("| kept |") == 2
-    assert "30 maps of 12 x 12" in printed
+    assert "30 maps, enlarged to 256 x 256" in printed
 
 
 def test_reduced_pictures_and_crops_are_measured_on_one_ground_truth(

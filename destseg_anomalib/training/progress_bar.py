@@ -23,14 +23,23 @@ class PhaseProgressBar(RichProgressBar):
         """Steps of the whole training."""
         return self.trainer.max_steps
 
+    _phase = 0
+
     def _get_train_description(self, current_epoch: int) -> str:
         del current_epoch
-        model: Any = self.trainer.lightning_module
-        phase, _ = model.position(self.trainer.global_step)
-        return f"Phase {phase + 1}"
+        return f"Phase {self._phase + 1}"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin in the phase that a training goes on in; one that was stopped in its middle begins none."""
+        super().on_train_start(trainer, pl_module)
+        self._enter_phase(trainer, pl_module)
+
+    def _enter_phase(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  it has phases
+        self._phase, _ = pl_module.position(trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a phase at the step that has been reached."""
+        self._enter_phase(trainer, pl_module)
         super().on_train_epoch_start(trainer, pl_module)
         self._update(self.train_progress_bar_id, trainer.global_step)
 
@@ -48,10 +57,8 @@ class PhaseProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Leave out what the bar says otherwise, and losses of the phase that is over."""
-        model: Any = pl_module
-        phase, _ = model.position(trainer.global_step)
         metrics = super().get_metrics(trainer, pl_module)
-        over = {"phase", "v_num", *(["student_loss"] if phase else [])}
+        over = {"phase", "v_num", *(["student_loss"] if self._phase else [])}
         return {name: value for name, value in metrics.items() if name not in over}
 
 
@@ -66,7 +73,8 @@ def show_phases(trainer: Trainer, pl_module: LightningModule, loans: Loans) -> N
     theirs = trainer.progress_bar_callback
     if type(theirs) is not RichProgressBar:
         return
-    ours = PhaseProgressBar(theirs._refresh_rate, theirs._leave, theirs.theme, theirs._console_kwargs)
+    # What a phase ended with stays on show, in a log file as well.
+    ours = PhaseProgressBar(theirs._refresh_rate, leave=True, theme=theirs.theme, console_kwargs=theirs._console_kwargs)
     ours.setup(trainer, pl_module, "fit")
 
     def replace(old: object, new: object) -> None:

@@ -19,7 +19,7 @@ or ``averaged_student``, a student that is averaged in phase 1 as well, and read
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -183,6 +183,21 @@ def measure(
         yield {"step": side.step, "map": side.kind, "witness": side.witness, **dict(zip(FIGURES, values, strict=True))}
 
 
+def collect(
+    path: Path, run: dict[str, Any], seeds: Iterable[int], measured: Callable[[int], Iterable[dict[str, Any]]]
+) -> pd.DataFrame:
+    """Add rows to a file, seed by seed, of those that it lacks of a run; return all that it has."""
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*run, "seed"])
+    for seed in seeds:
+        known = run | {"seed": seed}
+        if (rows[list(known)] == pd.Series(known)).all(axis=1).any():
+            continue
+        new = pd.DataFrame([known | row for row in measured(seed)])
+        rows = pd.concat([rows, new]) if len(rows) else new
+        rows.to_csv(path, index=False)
+    return rows
+
+
 def show(table: pd.DataFrame) -> None:
     """Print a table that can be pasted."""
     cells = table.map(lambda value: f"{value:.3f}" if isinstance(value, float) else str(value))
@@ -230,16 +245,14 @@ def main() -> None:
     config["init_args"] |= {"train_batch_size": arguments.batch, "eval_batch_size": arguments.batch, "num_workers": 0}
     name = arguments.name or config["init_args"].get("category") or config["init_args"].get("name")
     run = dict(zip(RUN, (name, arguments.model, arguments.training, *arguments.steps), strict=True))
-    rows = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame(columns=[*RUN, "seed"])
-    for seed in arguments.seeds:
-        if ((rows[[*RUN, "seed"]] == pd.Series(run | {"seed": seed})).all(axis=1)).any():
-            continue
+
+    def rows_of(seed: int) -> Iterator[dict[str, Any]]:
         data = get_datamodule(config)
         model, snapshots, minutes = train(arguments, seed, data)
-        known = run | {"seed": seed, "minutes": round(minutes, 1), "machine": machine()}
-        new = pd.DataFrame([known | row for row in measure(model, snapshots, data, arguments.precision)])
-        rows = pd.concat([rows, new]) if len(rows) else new
-        rows.to_csv(arguments.out, index=False)
+        known = {"minutes": round(minutes, 1), "machine": machine()}
+        yield from (known | row for row in measure(model, snapshots, data, arguments.precision))
+
+    rows = collect(arguments.out, run, arguments.seeds, rows_of)
     report(rows)
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
 import psutil
 import torch
 import yaml
@@ -26,7 +25,7 @@ from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, Patchcore
 from anomalib.pre_processing import PreProcessor
-from averaged_weights import BITS, show
+from averaged_weights import BITS, collect, show
 from benchmark_synthesis import machine
 from lightning.fabric import Fabric
 from lightning.pytorch import seed_everything
@@ -125,7 +124,7 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
     ):
         model = destseg(arguments, seed, seen, crop)
         data, minutes, grown = train(arguments, model, seed)
-        known = {"minutes": round(minutes, 1), "MiB": round(grown)}
+        known = {"machine": machine(), "minutes": round(minutes, 1), "MiB": round(grown)}
         for tile in (None,) if crop is None else (None, arguments.tile):
             model.model.tile = tile
             judged = "" if crop is None else ", one pass" if tile is None else f", tiles of {tile}"
@@ -138,7 +137,7 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
             )
         data, minutes, grown = train(arguments, rival, seed)
         network, normalize = rival.model.cpu().eval(), transform.transforms[1]
-        known = {"minutes": round(minutes, 1), "MiB": round(grown)}
+        known = {"machine": machine(), "minutes": round(minutes, 1), "MiB": round(grown)}
         found = measure(lambda images: network(normalize(images)).anomaly_map, data, size, SMALL)
         yield {"side": "Patchcore, reduced to 256 x 256", **known, **found}
 
@@ -164,14 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     name = "demo" if arguments.data is None else yaml.safe_load(arguments.data.read_text())["init_args"].get("name", "")
     run = {"set": name, "size": "x".join(map(str, arguments.size)), "steps": "+".join(map(str, arguments.steps))}
-    rows = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame(columns=[*run, "seed"])
-    for seed in arguments.seeds:
-        known = run | {"seed": seed}
-        if (rows[list(known)] == pd.Series(known)).all(axis=1).any():
-            continue
-        new = pd.DataFrame([known | {"machine": machine()} | row for row in sides(arguments, seed)])
-        rows = pd.concat([rows, new]) if len(rows) else new
-        rows.to_csv(arguments.out, index=False)
+    rows = collect(arguments.out, run, arguments.seeds, lambda seed: sides(arguments, seed))
     groups = rows.groupby([*run, "side"], sort=False)
     columns = [*FIGURES, "minutes", "MiB", "s a picture"]
     cells = groups[columns].mean().map("{:.3f}".format) + " ± " + groups[columns].std(ddof=0).map("{:.3f}".format)

@@ -125,8 +125,8 @@ MUTATIONS = [
     ),
     Mutation(
         "what was lent is taken back after an exception",
-        "training/loans.py",
-        "del pl_module, exception\n        self._end(trainer)",
+        "metrics/guest.py",
+        "del pl_module, exception\n        self.leave(trainer)",
         "del pl_module, exception",
         "integration/test_interruptions.py::test_what_is_not_ours_is_as_it_was",
     ),

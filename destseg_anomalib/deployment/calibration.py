@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from destseg_anomalib.deployment.part_score import part_scores
-from destseg_anomalib.metrics.images import of_all_processes
+from destseg_anomalib.metrics.images import image_names, of_all_processes
 from destseg_anomalib.metrics.instances import find_regions, to_arrays
 
 
@@ -54,7 +54,7 @@ class Calibration:
             ValueError: If there is no map, or it holds NaN.
         """
         raw = raw_maps(batch)
-        names = batch.image_path or [f"{rank}-{len(self.images) + index}" for index in range(len(raw))]
+        names = image_names(batch, rank, len(self.images))
         without = torch.zeros(raw.shape, dtype=torch.bool)
         maps, masks = to_arrays(raw, without if batch.gt_mask is None else batch.gt_mask, names)
         scores = part_scores(torch.from_numpy(maps), min_area).tolist()

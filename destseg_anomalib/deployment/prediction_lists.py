@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from destseg_anomalib.deployment.defects import Defect, list_defects
 from destseg_anomalib.metrics.guest import Guest
-from destseg_anomalib.metrics.images import of_all_processes
+from destseg_anomalib.metrics.images import image_names, of_all_processes
 from destseg_anomalib.metrics.last_line import say
 from destseg_anomalib.metrics.picture_pixels import picture_size
 
@@ -65,9 +65,8 @@ class PredictionLists(Guest):
         """Note what the post-processor has said of a batch."""
         del args, kwargs
         if self._folder is not None:
-            first = len(self._predictions)
-            names = [f"{trainer.global_rank}-{first + index}" for index in range(outputs.batch_size)]
-            self._predictions += _predictions(outputs, outputs.image_path or names, pl_module)
+            names = image_names(outputs, trainer.global_rank, len(self._predictions))
+            self._predictions += _predictions(outputs, names, pl_module)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the lists, and say where they are."""

@@ -21,6 +21,7 @@ from destseg_anomalib.metrics.images import (
     ImageRecord,
     ground_truth_notes,
     image_auroc,
+    image_names,
     image_records,
     mask_files,
     of_all_processes,
@@ -145,13 +146,13 @@ class RawMapEvaluator(Evaluator):
         del outputs, args
         anomaly_map, pred_score = self._raw.take()
         update_metrics(self.test_metrics, batch, anomaly_map, pred_score)
-        names = [f"{trainer.global_rank}-{len(self.images) + index}" for index in range(batch.batch_size)]
-        images = image_records(batch, pred_score, names, getattr(pl_module, "pre_processor", None))
+        images = image_records(batch, pred_score, image_names(batch, trainer.global_rank, len(self.images)))
         if anomaly_map is not None and batch.gt_mask is not None:
             masks, inside = batch.gt_mask.bool().cpu().flatten(0, -3), _looked_at(pl_module, batch.gt_mask.shape[-2:])
+            pre_processor = getattr(pl_module, "pre_processor", None)
             self.pixels.update(anomaly_map, masks, [image.path for image in images], inside)
             images = [
-                image.with_mask(mask, self._mask_files.get(image.path), len(areas), inside)
+                image.with_mask(mask, self._mask_files.get(image.path), len(areas), inside, pre_processor)
                 for image, mask, areas in zip(images, masks.numpy(), self.pixels.areas[-len(images) :], strict=True)
             ]
         self.images += images

@@ -37,7 +37,8 @@ class ImageRecord(NamedTuple):
         regions: Regions of its mask as the metrics see it, ``None`` if it has no mask.
         lost: Regions of its mask file that the resize of the mask lost.
         original: Regions of its mask file; 0 if no file was read.
-        size: Height and width of the picture, ``None`` where its map shows a part of it, or there is no file.
+        size: Height and width of a picture with regions, ``None`` where its map shows a part of it, or there is no
+            file.
         map_size: Those of its map and mask.
     """
 
@@ -51,7 +52,12 @@ class ImageRecord(NamedTuple):
     map_size: tuple[int, int] = (0, 0)
 
     def with_mask(
-        self, mask: NDArray[np.bool_], mask_path: str | None, regions: int, inside: NDArray[np.bool_] | None = None
+        self,
+        mask: NDArray[np.bool_],
+        mask_path: str | None,
+        regions: int,
+        inside: NDArray[np.bool_] | None = None,
+        pre_processor: Any = None,  # noqa: ANN401
     ) -> "ImageRecord":
         """Add what the mask tells.
 
@@ -60,11 +66,13 @@ class ImageRecord(NamedTuple):
             mask_path: The file that it came from, ``None`` or empty where the data module knows none.
             regions: Number of regions in ``mask``.
             inside: Boolean ``(H, W)``, what of the picture is looked at; ``None`` for all of it.
+            pre_processor: That of the model, whose transform may cut the picture.
 
         Returns:
             The record of an image with a mask.
         """
-        record = self._replace(regions=regions, map_size=mask.shape)
+        size = picture_size(self.path, pre_processor) if regions else None
+        record = self._replace(regions=regions, size=size, map_size=mask.shape)
         if not (self.label or regions) or not isinstance(mask_path, str) or not Path(mask_path).is_file():
             return record
         drawn = read_mask(mask_path, as_tensor=True).bool().numpy()
@@ -74,29 +82,34 @@ class ImageRecord(NamedTuple):
         return record._replace(lost=lost, original=original)
 
 
-def image_records(
-    batch: Batch,
-    pred_score: torch.Tensor | None,
-    names: Sequence[str],
-    pre_processor: Any,  # noqa: ANN401
-) -> list[ImageRecord]:
+def image_names(batch: Batch, rank: int, before: int) -> list[str]:
+    """Name the images of a batch.
+
+    Args:
+        batch: The batch.
+        rank: Which process has it.
+        before: How many images this process has had before.
+
+    Returns:
+        Their paths, or names of which no two are equal.
+    """
+    return batch.image_path or [f"{rank}-{before + index}" for index in range(batch.batch_size)]
+
+
+def image_records(batch: Batch, pred_score: torch.Tensor | None, names: Sequence[str]) -> list[ImageRecord]:
     """Describe the images of a batch.
 
     Args:
         batch: The batch.
         pred_score: Raw scores ``(N,)``, ``None`` if the model gave none.
-        names: Names for images without a path.
-        pre_processor: That of the model.
+        names: As of `image_names`.
 
     Returns:
         A record for each image.
     """
     labels = [None] * len(names) if batch.gt_label is None else batch.gt_label.flatten().bool().tolist()
     scores = [math.nan] * len(names) if pred_score is None else pred_score.flatten().tolist()
-    return [
-        ImageRecord(path, score, label, size=picture_size(path, pre_processor))
-        for path, score, label in zip(batch.image_path or names, scores, labels, strict=True)
-    ]
+    return list(map(ImageRecord, names, scores, labels))
 
 
 def mask_files(trainer: Trainer) -> dict[str, str]:

@@ -74,7 +74,7 @@ class PixelStore(Metric):
             preds: Anomaly maps ``(B, H, W)`` or ``(B, 1, H, W)``, any real dtype and range; compared in float32.
             target: Ground truth of the same batch and size, boolean, or numbers that are 0 or 1.
             names: Names of the images for error messages.
-            inside: Boolean ``(H, W)``, which pixels count; ``None`` for all of them. The others are background.
+            inside: Boolean ``(H, W)``, which pixels count; ``None`` for all of them. No region reaches beyond.
 
         Raises:
             ValueError: If the shapes are wrong or differ, a mask is not binary or a map holds NaN.

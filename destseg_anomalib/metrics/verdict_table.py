@@ -11,7 +11,7 @@ from anomalib.data import Batch
 from lightning.pytorch import LightningModule, Trainer
 
 from destseg_anomalib.metrics.guest import Guest
-from destseg_anomalib.metrics.images import ImageRecord, image_records, of_all_processes
+from destseg_anomalib.metrics.images import ImageRecord, image_names, image_records, of_all_processes
 from destseg_anomalib.metrics.last_line import say
 from destseg_anomalib.metrics.verdicts import (
     Verdict,
@@ -34,8 +34,8 @@ class VerdictTable(Guest):
     ) -> None:
         """Note what the post-processor has said of a batch."""
         del args, kwargs
-        names = [f"{trainer.global_rank}-{len(self._images) + index}" for index in range(outputs.batch_size)]
-        self._images += image_records(outputs, outputs.pred_score, names, getattr(pl_module, "pre_processor", None))
+        names = image_names(outputs, trainer.global_rank, len(self._images))
+        self._images += image_records(outputs, outputs.pred_score, names)
         self._verdicts += verdicts(outputs, min_area=getattr(pl_module.post_processor, "min_area", 1))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

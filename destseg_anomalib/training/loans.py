@@ -6,13 +6,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from destseg_anomalib.metrics.guest import take_off
+from destseg_anomalib.metrics.guest import Guest, take_off
 
 
-class Loans(Checkpoint):
+class Loans(Guest, Checkpoint):
     """Takes back whatever a model has put on a trainer, a strategy or a data set, which are not its own.
 
     Lightning tears nothing down after an exception or Ctrl-C, but it tells callbacks of it: what is lent here is taken
@@ -54,16 +54,7 @@ class Loans(Checkpoint):
         while self._returns:
             self._returns.pop()()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take back what the stage was lent."""
-        del pl_module, stage
-        self._end(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take back what the stage was lent: nothing else will end it."""
-        del pl_module, exception
-        self._end(trainer)
-
-    def _end(self, trainer: Trainer) -> None:
+    def leave(self, trainer: Trainer) -> None:
+        """Take back what the stage was lent, and go with the guests."""
         self.take_back()
         take_off(trainer, self._guests)

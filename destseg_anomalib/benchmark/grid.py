@@ -115,21 +115,22 @@ class ProtocolJobGenerator(JobGenerator):
             ValueError: If a cell cannot be built.
         """
         del prev_stage_result
-        seen = set()
+        seen, checked = set(), set()
         for cell in get_iterator_from_grid_dict(args or {}):
-            job = self.job_class(_job_config(cell, self.common), self.results / "jobs")
+            config = _job_config(cell, self.common)
+            for kind in ("model", "data"):
+                part = json.dumps([kind, config[kind]])
+                if part not in checked:  # the same model is in many cells, and takes tens of milliseconds
+                    _check(kind, config[kind])
+                    checked.add(part)
+            job = self.job_class(config, self.results / "jobs")
             if job.id not in seen:
                 seen.add(job.id)
                 yield job
 
 
 def _job_config(cell: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
-    """Check a cell of the grid, so that a slip is found before the first job and not in the night of the last."""
-    from anomalib.data import AnomalibDataModule  # noqa: PLC0415 - see the module
-    from anomalib.models import AnomalibModule  # noqa: PLC0415
-
-    from destseg_anomalib.benchmark.protocol import find_class, parse_arguments  # noqa: PLC0415
-
+    """Make the configuration of a job out of a cell of the grid."""
     if not {"model", "data", "seed"} <= set(cell):
         msg = f"benchmark: needs model, data and seed, but has {', '.join(cell) or 'nothing'}: add what is missing."
         raise ValueError(msg)
@@ -141,7 +142,16 @@ def _job_config(cell: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(msg)
     # Batch sizes and the like that belong to a model's schedule.
     data["init_args"] = {**data.get("init_args", {}), **model.pop("data", {})}
-    for base, part in ((AnomalibModule, model), (AnomalibDataModule, data)):
-        parse_arguments(find_class(base, part.get("class_path", "")), part.get("init_args", {}))
     # As it will be read back from a file, so that it compares equal.
     return dict(json.loads(json.dumps({"model": model, "data": data, "seed": cell["seed"], **common}, default=str)))
+
+
+def _check(kind: str, part: dict[str, Any]) -> None:
+    """Check a model or data, so that a slip is found before the first job and not in the night of the last."""
+    from anomalib.data import AnomalibDataModule  # noqa: PLC0415 - see the module
+    from anomalib.models import AnomalibModule  # noqa: PLC0415
+
+    from destseg_anomalib.benchmark.protocol import find_class, parse_arguments  # noqa: PLC0415
+
+    base: type = {"model": AnomalibModule, "data": AnomalibDataModule}[kind]
+    parse_arguments(find_class(base, part.get("class_path", "")), part.get("init_args", {}))

@@ -18,6 +18,7 @@ from lightning import seed_everything
 
 from destseg_anomalib.benchmark.measure import Predictions, TrainingSpeed, environment, latency, peak_memory_mib
 from destseg_anomalib.benchmark.protocol import build_datamodule, build_model
+from destseg_anomalib.benchmark.steps import StepsFile
 from destseg_anomalib.data.reading import DataCheck, check_folder
 from destseg_anomalib.report.results import job_identity, job_name, read_result, write_result
 
@@ -105,13 +106,13 @@ class ProtocolJob(Job):
                 f"{model.name} sets {', '.join(ignored)} of the trainer itself: say in its init_args what it shall do."
             )
             raise ValueError(msg)
-        predictions, speed = Predictions(), TrainingSpeed()
+        predictions, speed, steps = Predictions(), TrainingSpeed(), StepsFile(self.folder)
         with TemporaryDirectory() as scratch:
             engine = Engine(
                 accelerator=self.config["accelerator"],
                 devices=1,
                 default_root_dir=scratch,
-                callbacks=[predictions, speed, DataCheck()],
+                callbacks=[predictions, speed, steps, DataCheck()],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 **wishes,

@@ -55,9 +55,10 @@ class Benchmark(AnomalibBenchmark):
         except (ValueError, ImportError, ConnectionError) as error:
             msg = f"anomalib benchmark: {error}"
             raise SystemExit(msg) from error
+        from destseg_anomalib.metrics.last_line import say  # noqa: PLC0415 - see the module
         from destseg_anomalib.report.report import write_report  # noqa: PLC0415 - draws, which only now is needed
 
-        write_report(runner.results)
+        say(f"Report of {len(table)} jobs: {write_report(runner.results)}")
         failed = table["job"][table["status"] == "failed"]
         if len(failed):
             some = ", ".join([*failed[:5], *(["..."] if len(failed) > 5 else [])])

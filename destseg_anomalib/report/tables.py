@@ -103,7 +103,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     averages["place"] = AVERAGE
     if rows["dataset"].nunique() > 1:
         averages["place"] = averages["dataset"] + " / " + AVERAGE
-    everything = pd.concat([means, averages[[*keys, "seed", "value"]]])
+    everything = pd.concat([means, averages[[*keys, "seed", "value"]]]) if len(averages) else means
     summary = everything.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
     return summary.rename(columns={"count": "seeds"})
 

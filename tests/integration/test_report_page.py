@@ -192,6 +192,18 @@ def test_print_opens_what_is_folded_and_folds_it_again(open_page) -> None:
 CURVES, SPEED = "Pixel precision over instance recall on cable", "Time for one image against IAP"
 
 
+@pytest.mark.parametrize("width", [1200, 360])
+def test_a_table_that_is_wider_than_its_box_says_so(open_page, width) -> None:
+    opened = open_page(width)
+    opened.unfold()
+    boxes = opened.page.locator(".box").evaluate_all(
+        "boxes => boxes.map(box => [box.scrollWidth > box.clientWidth, getComputedStyle(box, '::before').content])"
+    )
+    assert boxes
+    assert all(("scroll sideways" in hint) == wider for wider, hint in boxes), boxes
+    assert width > 360 or any(wider for wider, _ in boxes)
+
+
 @pytest.mark.parametrize(
     ("chart", "x", "y", "expected"),
     [

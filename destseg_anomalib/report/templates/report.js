@@ -16,6 +16,11 @@
       });
     });
   }
+  // A scroll bar that hides until it is used tells nobody that there are more columns.
+  const watch = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    target.toggleAttribute("data-more", target.scrollWidth > target.clientWidth);
+  }));
+  for (const box of document.querySelectorAll(".box")) watch.observe(box);
   const table = document.getElementById("sortable");
   if (table) {
     const headings = [...table.tHead.rows[0].cells];

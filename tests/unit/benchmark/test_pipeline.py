@@ -117,3 +117,19 @@ def test_the_configurations_of_the_package_are_valid(path) -> None:
     runner = protocol_runner(yaml.safe_load(path.read_text()), default_name=path.stem)
     made = list(runner.generator(yaml.safe_load(path.read_text())["benchmark"]))
     assert len(made) == {"smoke": 4, "two_sets": 8, "mvtec_ad": 15 * 6 * 5, "visa": 12 * 6 * 5, "folder": 4}[path.stem]
+
+
+def test_the_page_says_the_schedules_of_the_smoke_benchmark() -> None:
+    config = yaml.safe_load((REPOSITORY / "configs/benchmark/smoke.yaml").read_text())["benchmark"]
+    page = (REPOSITORY / "destseg_anomalib/benchmark/README.md").read_text()
+    batch = config["data"]["init_args"]["train_batch_size"]
+    for model in config["model"]["grid"]:
+        arguments, trainer = model["init_args"], model.get("trainer", {})
+        schedule = "1 epoch, coreset of 1 %"  # of Patchcore, which has no other
+        if "student_steps" in arguments:
+            schedule = f"{arguments['student_steps']} + {arguments['segmentation_steps']} steps"
+        elif "max_epochs" in trainer:
+            schedule = f"{trainer['max_epochs']} epochs"
+        precision = {"bf16-mixed": "bfloat16"}.get(trainer.get("precision"), "float32")
+        cells = (model["class_path"], schedule, model.get("data", {}).get("train_batch_size", batch), precision)
+        assert f"| {' | '.join(map(str, cells))} |" in page

@@ -31,6 +31,7 @@ from tests.integration.conftest import STEPS, TINY
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [page for place in ("*.md", "destseg_anomalib/**/*.md", "examples/*.md") for page in REPOSITORY.glob(place)]
 BLOCK = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"\$\(cat ([^)]+)\)")  # what the shell puts in its place
 INLINE = re.compile(r"`(python examples/[^`]+)`")
 
 NOT_RUN = {
@@ -176,7 +177,10 @@ def place(tmp_path_factory, tmp_path, checkpoint, trunk, cache, monkeypatch) -> 
 def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command in this process."""
     settings = [value for prefix, value in SMALLER.items() if command.startswith(prefix)]
-    words = shlex.split(command, comments=True) + [word for value in settings for word in arguments(value)]
+    typed = shlex.split(command, comments=True)
+    words = [FILE.sub(lambda named: Path(named[1]).read_text(), word) for word in typed] + [
+        word for value in settings for word in arguments(value)
+    ]
     monkeypatch.setattr(sys, "argv", words[1:] if words[0] == "python" else words)
     if words[0] == "anomalib":
         anomalib()

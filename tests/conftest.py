@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Of the processes that tests start, too: several threads in each of several processes get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# Or OpenVINO reports each conversion to its makers, from a fork of this process, which holds gigabytes and threads.
+os.environ.setdefault("CI", "true")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -19,6 +19,7 @@ from anomalib.engine import Engine
 from destseg_anomalib import DeSTSeg
 from destseg_anomalib.synthesis import textures
 from tests.conftest import make_part_data, make_part_folder, quiet_engine
+from tests.integration.forks import Forks
 
 # timm's smallest residual network, random weights, a student without decoder: 10 million weights in all.
 TINY = {"backbone": "test_resnet", "pre_trained": False, "image_size": (32, 32), "encoder_decoder": False}
@@ -72,6 +73,13 @@ def built_in_textures_are_drawn_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(textures, "builtin_textures", functools.cache(textures.builtin_textures))
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Programs in processes of their own that need not import anomalib first."""
+    with Forks(tmp_path_factory.mktemp("forks")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,7 @@ def test_ray_runs_all_jobs_though_a_worker_is_killed_and_gives_the_figures_of_th
     config, table = serial
     protocol = yaml.safe_load(config.read_text())
     protocol["protocol"] |= {"runner": "ray", "results": str(tmp_path / "results")}
+    del protocol["benchmark"]["model"]["grid"][1]  # each job imports everything anew
     with_ray = tmp_path / "ray.yaml"
     with_ray.write_text(yaml.safe_dump(protocol))
     mark = tmp_path / "a worker was killed"
@@ -205,8 +206,8 @@ def test_ray_runs_all_jobs_though_a_worker_is_killed_and_gives_the_figures_of_th
     finally:
         ray.shutdown()
     assert mark.exists()
-    assert figures(on_ray) == figures(table)
-    assert len(list((tmp_path / "results" / "jobs").glob("*/maps/5.png"))) == 3
+    assert figures(on_ray) == figures(table[table["model"] != "Stfpm"])
+    assert len(list((tmp_path / "results" / "jobs").glob("*/maps/5.png"))) == 2
 
 
 def test_without_ray_a_sentence_names_the_extra(part_folder, monkeypatch) -> None:

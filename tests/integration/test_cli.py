@@ -4,8 +4,6 @@
 """The commands that a user types, for both models: train, test, predict and export."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,6 @@ import pytest
 from anomalib.cli.cli import AnomalibCLI
 
 from tests.conftest import make_part_folder
-
-ANOMALIB = Path(sys.executable).with_name("anomalib")
 
 SWITCHES = {"backbone": "test_resnet", "pre_trained": "false", "image_size": "[32,32]"}
 STEPS = {"student_steps": "2", "segmentation_steps": "2", "student_lr": "0.01"}
@@ -46,14 +42,17 @@ class Trained:
         return ["--ckpt_path", str(path)]
 
 
+# What the command `anomalib` runs.
+COMMAND = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
+
+
 @pytest.fixture(scope="module", params=["DeSTSeg", "PFADSeg"])
-def trained(request, tmp_path_factory) -> Iterator[Trained]:
-    """A training by the command itself, so that the name of the model is found as a user's would be."""
+def trained(request, forks, tmp_path_factory) -> Iterator[Trained]:
+    """A training in a process of its own, where the name of the model is found as a user's would be."""
     folder = tmp_path_factory.mktemp(request.param)
     model = ["--model", request.param, *ARGUMENTS]
     data = [*data_arguments(make_part_folder(folder)), "--data.train_batch_size", "8"]
-    command = [ANOMALIB, "train", *model, *data, *TRAINER]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    done = forks.run(COMMAND, "train", *model, *data, *TRAINER, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     yield Trained(request.param, model, folder, done.stdout + done.stderr)
     shutil.rmtree(folder)

@@ -63,7 +63,7 @@ def trained(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
     seed_everything(0, verbose=False)
     model_class, distance_weight = request.param
     model = model_class(
-        backbone="resnet18",
+        backbone="test_resnet",
         pre_trained=False,
         image_size=(64, 64),
         student_steps=4,
@@ -152,6 +152,8 @@ def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the
 ) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
+    if isinstance(trained.model, PFADSeg) and compression == CompressionType.INT8_ACQ:
+        pytest.skip("accuracy is controlled alike for both models, and it takes most of a minute")
     # A few hundred steps would be needed for labels that eight bits can hold, so ACQ may lose the whole metric.
     path = trained.model.to_openvino(
         trained.root / compression, compression_type=compression, datamodule=trained.data, max_drop=1.0

@@ -210,9 +210,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoSurfaces, Path, 
     return data, Path(engine.best_model_path), folder
 
 
-@pytest.mark.parametrize("promise", [{"false_alarms": 0.1}, {"false_alarms": 0.5}], ids=str)
-def test_verdicts_of_exported_files_are_the_engines(demo, promise: dict, monkeypatch) -> None:
+def test_verdicts_of_exported_files_are_the_engines_where_the_point_was_moved_as_well(demo, monkeypatch) -> None:
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    promise = {"false_alarms": 0.5}  # trained with 0.1
     data, path, folder = demo
     bench = Bench(folder, folder, DeSTSeg(), path)
     data.setup()
@@ -223,7 +223,7 @@ def test_verdicts_of_exported_files_are_the_engines(demo, promise: dict, monkeyp
     # The point of a validation on the same pictures is the score of one of them, which another order of sums moves.
     clear = (score - 0.5).abs() > 1e-4
     assert clear.sum() >= 58
-    export = {"export_root": folder / str(promise), "ckpt_path": path}
+    export = {"export_root": folder, "ckpt_path": path}
     onnx, torch_file = (bench.engine().export(given(**promise), kind, **export) for kind in ("onnx", "torch"))
     for run in (run_onnx(onnx), run_openvino(onnx), run_torch(torch_file)):
         answers = [run(item.image[None].numpy()) for item in data.test_data]

@@ -5,7 +5,6 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -67,12 +66,6 @@ from anomalib.cli.cli import main
 sys.argv[0] = "anomalib"
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("forks")) as made:
-        yield made
 
 
 def train(

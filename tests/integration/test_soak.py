@@ -4,8 +4,6 @@
 """The soak script trains, prints what it measured, and tells a drift from none."""
 
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,9 +52,9 @@ def test_what_happens_while_a_phase_warms_up_does_not_matter(soak) -> None:
     assert soak["drifts"](intervals) == []
 
 
-def test_a_short_soak_runs_through(tmp_path) -> None:
-    command = [sys.executable, SOAK, "--steps", "12", "--every", "2", "--size", "32"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
+def test_a_short_soak_runs_through(forks, tmp_path) -> None:
+    program = f"import runpy; runpy.run_path({str(SOAK)!r}, run_name='__main__')"
+    done = forks.run(program, "--steps", "12", "--every", "2", "--size", "32", folder=tmp_path)
     table = [line.split() for line in done.stdout.splitlines()]
     assert [row[:2] for row in table if len(row) == 5 and row[0] in "12"] == [
         [phase, step] for phase, steps in (("1", "246"), ("2", ("8", "10", "12"))) for step in steps

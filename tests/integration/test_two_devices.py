@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from tests.conftest import make_part_folder
-from tests.integration.test_cli import ANOMALIB, ARGUMENTS, data_arguments
+from tests.integration.test_cli import ARGUMENTS, data_arguments
 
+ANOMALIB = Path(sys.executable).with_name("anomalib")
 STEPS = 2
 
 
@@ -142,11 +143,10 @@ def test_processes_synthesise_different_anomalies(outcomes) -> None:
         assert not torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("model", ["DeSTSeg", "PFADSeg"])
-def test_train_command_with_two_processes_trains_tests_and_leaves_one_checkpoint(tmp_path, model) -> None:
+def test_train_command_with_two_processes_trains_tests_and_leaves_one_checkpoint(tmp_path) -> None:
     parts = make_part_folder(tmp_path)
     devices = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-    command = [ANOMALIB, "train", "--model", model, *ARGUMENTS, *data_arguments(parts), *devices]
+    command = [ANOMALIB, "train", "--model", "PFADSeg", *ARGUMENTS, *data_arguments(parts), *devices]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pixel_AP" in done.stdout

@@ -57,8 +57,12 @@ def test_a_copy_in_half_precision_trains_in_both_phases(model) -> None:
     assert torch.isfinite(copy.student.encoder.conv1.weight.grad).all()
 
 
-@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "as a new module"])
-@pytest.mark.parametrize("model", [VARIANTS["DeSTSeg"], VARIANTS["PFADSeg"]], ids=["DeSTSeg", "PFADSeg"], indirect=True)
+@pytest.mark.parametrize(
+    ("model", "in_place"),
+    [(VARIANTS["DeSTSeg"], True), (VARIANTS["DeSTSeg"], False), (VARIANTS["PFADSeg"], True)],
+    ids=["DeSTSeg in place", "DeSTSeg as a new module", "PFADSeg in place"],
+    indirect=["model"],
+)
 def test_a_compiled_network_gives_the_same_map_at_every_size_and_batch(model, in_place) -> None:
     torch._dynamo.reset()  # it compiles the code of a class a few times at most, and other tests compile it, too
     names, compiled = list(model.state_dict()), deepcopy(model)

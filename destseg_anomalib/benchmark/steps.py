@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import math
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -105,4 +106,5 @@ def _batches_of_training(trainer: Trainer) -> int:
     """Batches that a training has, or 0 if it ends by something else than their number."""
     if trainer.max_steps > 0:
         return trainer.max_steps * trainer.accumulate_grad_batches
-    return int(trainer.num_training_batches * max(trainer.max_epochs or 0, 0))
+    total = trainer.num_training_batches * max(trainer.max_epochs or 0, 0)
+    return int(total) if math.isfinite(total) else 0

@@ -49,6 +49,7 @@ class Job(SimpleNamespace):
         ({"max_steps": 60, "accumulate_grad_batches": 2}, 120),
         ({"max_epochs": 3}, 30),
         ({"max_epochs": -1}, 0),
+        ({"max_epochs": 3, "num_training_batches": float("inf")}, 0),
         ({}, 0),
     ],
 )

@@ -3,9 +3,11 @@
 
 """What several tests need: the shared data of the workshop, where it is there, and small images."""
 
+import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,25 @@ def seeded_state(shared: Path):
     import seeded_state
 
     return seeded_state
+
+
+class SignalStack(ctypes.Structure):
+    """The `stack_t` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.fixture(autouse=True)
+def signals_have_a_stack() -> Iterator[None]:
+    """Take signals back to the stack of the program.
+
+    OpenVINO gives them one of its own, and frees it with the model that it was made for: the next signal, such as that
+    of a loader's worker which ends, then ends the process without a word.
+    """
+    yield
+    if sys.platform == "linux":
+        disabled = SignalStack(None, 2, 0)
+        assert ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None) == 0
 
 
 @pytest.fixture(autouse=True)

@@ -102,10 +102,10 @@ def test_a_running_job_shows_its_steps_and_the_time_left_counts_down(tmp_path, c
     assert "0:00:00 left" in shown(bar)
 
 
-def test_a_terminal_is_drawn_while_jobs_begin_and_end(tmp_path, clock) -> None:
+def test_a_terminal_is_drawn_while_jobs_begin_and_end(tmp_path, clock, monkeypatch) -> None:
     jobs, terminal = [Job(tmp_path, "first"), Job(tmp_path, "second")], io.StringIO()
     bar = JobProgress(jobs, slots=1)
-    bar.console.file = terminal
+    monkeypatch.setattr(bar.console, "_file", terminal)  # of the console that all share
     with bar:
         bar.refresh()
         jobs[0].end(60.0)

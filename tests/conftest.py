@@ -26,6 +26,7 @@ torch.set_num_threads(1)
 # Or OpenVINO reports each conversion to its makers, from a fork of this process, which holds gigabytes and threads.
 os.environ.setdefault("CI", "true")
 
+ANOMALIB = Path(sys.executable).with_name("anomalib")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -106,13 +106,13 @@ class ProtocolJob(Job):
                 f"{model.name} sets {', '.join(ignored)} of the trainer itself: say in its init_args what it shall do."
             )
             raise ValueError(msg)
-        predictions, speed, steps = Predictions(), TrainingSpeed(), StepsFile(self.folder)
+        predictions, speed = Predictions(), TrainingSpeed()
         with TemporaryDirectory() as scratch:
             engine = Engine(
                 accelerator=self.config["accelerator"],
                 devices=1,
                 default_root_dir=scratch,
-                callbacks=[predictions, speed, steps, DataCheck()],
+                callbacks=[predictions, speed, StepsFile(self.folder), DataCheck()],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 **wishes,

@@ -8,9 +8,11 @@ import json
 import math
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from destseg_anomalib.report.results import write_whole
 
 FILE = "progress.json"
 EVERY = 0.5  # seconds: what a terminal shows need not be newer
@@ -63,7 +65,7 @@ class StepsFile(Callback):
         self.path = folder / FILE
         self._written = float("-inf")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         """Count batches of training, those of all epochs."""
         del pl_module, args
         self._write("training", trainer.fit_loop.total_batch_idx + 1, _batches_of_training(trainer))
@@ -72,8 +74,8 @@ class StepsFile(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -86,10 +88,8 @@ class StepsFile(Callback):
         if now - self._written < EVERY:
             return
         self._written = now
-        new = self.path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a disk that is full ends no job here
-            new.write_text(json.dumps(Steps(doing, done, total)._asdict()))
-            new.replace(self.path)
+            write_whole(self.path, json.dumps(Steps(doing, done, total)._asdict()))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave nothing."""

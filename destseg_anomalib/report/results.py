@@ -93,7 +93,7 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
         result: `status`, `config`, `row` and perhaps `traceback`, as plain as JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / RESULT_FILE, json.dumps(result, indent=1))
+    write_whole(folder / RESULT_FILE, json.dumps(result, indent=1))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -132,12 +132,17 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     further = [column for column in table.columns if column not in COLUMNS]
     end_of_metrics = COLUMNS.index(METRICS[-1]) + 1
     table = table.reindex(columns=[*COLUMNS[:end_of_metrics], *further, *COLUMNS[end_of_metrics:]])
-    _write_whole(path, table.to_csv(index=False))
+    write_whole(path, table.to_csv(index=False))
     return table
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, meets the old one or the new one."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, meets the old one or the new one.
+
+    Args:
+        path: The file; its folder is made if missing.
+        text: What it holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     aside.write_text(text)

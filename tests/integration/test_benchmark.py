@@ -25,9 +25,8 @@ from destseg_anomalib.benchmark import runners
 from destseg_anomalib.benchmark.job import ProtocolJob
 from destseg_anomalib.benchmark.pipeline import Benchmark
 from destseg_anomalib.report.results import COLUMNS, METRICS
-from tests.conftest import make_part_folder
+from tests.conftest import ANOMALIB, make_part_folder
 
-ANOMALIB = Path(sys.executable).with_name("anomalib")
 PATCHCORE = {
     "class_path": "Patchcore",
     "init_args": {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1"]},

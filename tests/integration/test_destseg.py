@@ -193,6 +193,26 @@ def test_a_loaded_model_has_its_transform_and_asks_for_no_weights(trained, monke
     assert torch.equal(expected.anomaly_map, actual.anomaly_map)
 
 
+def test_an_exported_model_sees_the_same_pixels(trained) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = trained.model.to_onnx(trained.root / "export")
+    session = onnxruntime.InferenceSession(str(path))
+    names = [output.name for output in session.get_outputs()]
+    for image in (torch.rand(1, 3, 100, 150), torch.rand(4, 3, 70, 64)):
+        with torch.no_grad():
+            expected = trained.model.eval()(image)
+        actual = dict(zip(names, session.run(None, {"input": image.numpy()}), strict=True))
+        # The post-processor stretches the small range of a model that has hardly learned: compare before stretching.
+        post = trained.model.post_processor
+        for name, low, high in (
+            ("anomaly_map", post.pixel_min, post.pixel_max),
+            ("pred_score", post.image_min, post.image_max),
+        ):
+            difference = np.abs(actual[name] - getattr(expected, name).numpy()).max()
+            assert difference * (high - low).item() < 1e-5
+
+
 def test_heat_maps_are_left_beside_the_results(trained) -> None:
     assert len(list(trained.root.rglob("images/**/*.png"))) >= 6
 

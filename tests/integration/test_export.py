@@ -63,7 +63,7 @@ def trained(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
     seed_everything(0, verbose=False)
     model_class, distance_weight = request.param
     model = model_class(
-        backbone="test_resnet",
+        backbone="resnet18",
         pre_trained=False,
         image_size=(64, 64),
         student_steps=4,

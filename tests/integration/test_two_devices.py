@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_part_folder
+from tests.conftest import ANOMALIB, make_part_folder
 from tests.integration.test_cli import ARGUMENTS, data_arguments
 
-ANOMALIB = Path(sys.executable).with_name("anomalib")
 STEPS = 2
 
 

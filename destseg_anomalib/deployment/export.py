@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from destseg_anomalib.deployment.inference import inference_copy
+
 ONNX_VERSION = 18  # of operators
 
 
@@ -93,7 +95,7 @@ class Export:
             Path of the file.
         """
         options = {"opset_version": ONNX_VERSION, "verbose": False} | kwargs
-        with _warnings_alone("onnxscript", "onnx_ir"):
+        with self._folded(), _warnings_alone("onnxscript", "onnx_ir"):
             return super().to_onnx(self.run or export_root, model_file_name, input_size, **options)  # type: ignore[misc]
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
@@ -107,9 +109,9 @@ class Export:
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Write the model for anomalib's `TorchInferencer`, which calls it outside `torch.no_grad`.
 
-        The weights in the file ask for no gradient, so maps and scores are plain tensors, whose `numpy()` works, and
-        no graph is kept in memory. Gradients with respect to an image are there for whoever asks for them. This model
-        itself stays as it is.
+        Batch norms are folded, and the weights ask for no gradient, so maps and scores are plain tensors, whose
+        `numpy()` works, and no graph is kept in memory. Gradients with respect to an image are there for whoever asks
+        for them. This model itself stays as it is.
 
         Args:
             export_root: Folder for `weights/torch`.
@@ -118,10 +120,15 @@ class Export:
         Returns:
             Path of the file.
         """
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.model.requires_grad_(requires_grad=False)
-        try:
+        with self._folded():
             return super().to_torch(self.run or export_root, model_file_name)  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _folded(self) -> Iterator[None]:
+        """Have an `inference_copy` of the networks in their place."""
+        network = self.model
+        self.model = inference_copy(network)
+        try:
+            yield
         finally:
-            for weight in trained:
-                weight.requires_grad_()
+            self.model = network

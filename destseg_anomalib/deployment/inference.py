@@ -1,10 +1,9 @@
 # Copyright (C) 2026 destseg-anomalib contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A copy of a trained network that only infers, with its batch norms folded into the convolutions before them.
+"""A copy of a trained network that only infers: batch norms and what else may go are folded into convolutions.
 
-The copy shares nothing with the original: what is trained, saved and exported stays as it is. (The runtimes of exported
-models fold by themselves.)
+The copy shares nothing with the original: what is trained and saved stays as it is. Exported files are made of it.
 """
 
 from copy import deepcopy
@@ -22,7 +21,8 @@ PROBE_SIZE = 64  # height and width in pixels of the image that is watched on it
 def inference_copy(model: Network, dtype: torch.dtype | None = None) -> Network:
     """Copy a network of images, fold batch norms in the copy, and lay its memory out channels-last.
 
-    Folding is done in float64, so the copy's answer differs from the original's by the rounding of float32 only.
+    Folding is done in float64, so the copy's answer differs from the original's by the rounding of float32 only. Layers
+    with a method `fold` are asked to simplify themselves as well.
 
     Args:
         model: Network that takes images (N, 3, H, W) in [0, 1]; not changed.
@@ -45,6 +45,8 @@ def inference_copy(model: Network, dtype: torch.dtype | None = None) -> Network:
     copy = deepcopy(model).eval().requires_grad_(requires_grad=False)
     for norm, conv in _norms_after_convolutions(copy).items():
         _fold(copy, conv, norm)
+    for layer in [*copy.modules()]:
+        getattr(layer, "fold", lambda: None)()
     if dtype is not None:
         for layer in copy.modules():
             if isinstance(layer, nn.Conv2d):

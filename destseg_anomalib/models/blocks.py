@@ -115,7 +115,8 @@ class PartlyConstantConv(nn.Conv2d):
             out = torch.cat([out[:, :, :1], out[:, :, 1:2].expand(-1, -1, height - 2, -1), out[:, :, 2:]], dim=2)
         if width > 3:
             out = torch.cat([out[..., :1], out[..., 1:2].expand(-1, -1, -1, width - 2), out[..., 2:]], dim=3)
-        return out + functional.conv2d(varying, of_varying, self.bias, padding=1)
+        # In this order the sum is laid out channels-last, as the convolution is, and so is what is made of it.
+        return functional.conv2d(varying, of_varying, self.bias, padding=1) + out
 
 
 class AtrousSpatialPyramidPooling(nn.Module):

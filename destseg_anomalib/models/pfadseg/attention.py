@@ -6,6 +6,7 @@
 The paper describes them briefly and in places inconsistently; the model card gives each reading and its reason.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -49,7 +50,37 @@ class AttentionalFeatureFusion(nn.Module):
         total = residual + identity
         pooled = total.mean(dim=(-2, -1), keepdim=True)
         weight = (self.local_attention(total) + self.global_attention(pooled)).sigmoid()
-        return 2 * (weight * residual + (1 - weight) * identity)
+        return 2 * torch.lerp(identity, residual, weight)
+
+
+class PyramidLinear(nn.Conv2d):
+    """Linear layer over the means of a map over the image and over its quarters, channel by channel.
+
+    Args:
+        channels: Channels C of the map; the layer has 5 C inputs, the C means over the image first.
+        out_channels: Outputs.
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(5 * channels, out_channels, kernel_size=1)
+        self.split = [channels, 4 * channels]
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
+        """Map tensors (N, K C, H, W), each with K maps an image and M in all, to (N M, out_channels, 1, 1)."""
+        of_whole, of_quarters = self.weight.split(self.split, dim=1)
+        of_quarters = of_quarters.view(-1, self.split[0], 2, 2)
+        height, width = maps[0].shape[-2:]
+        if height % 2 == 0 and width % 2 == 0:
+            quarters = self._joined([functional.avg_pool2d(x, (height // 2, width // 2)) for x in maps])
+            # The mean over the image is the mean of these four.
+            return functional.conv2d(quarters, torch.add(of_quarters, of_whole, alpha=1 / 4), self.bias)
+        quarters = self._joined([functional.adaptive_avg_pool2d(x, 2) for x in maps])
+        whole = self._joined([x.mean(dim=(-2, -1), keepdim=True) for x in maps])
+        return functional.conv2d(quarters, of_quarters, self.bias) + functional.conv2d(whole, of_whole)
+
+    def _joined(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Make one tensor (N M, C, h, w) of all maps."""
+        return torch.cat([x.unflatten(1, (-1, self.split[0])) for x in pooled], dim=1).flatten(0, 1)
 
 
 class SpatialPyramidRecalibration(nn.Module):
@@ -63,17 +94,13 @@ class SpatialPyramidRecalibration(nn.Module):
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         narrow = max(channels // reduction, 1)
-        self.weights = nn.Sequential(conv1x1(5 * channels, narrow), nn.ReLU(), conv1x1(narrow, channels), nn.Sigmoid())
+        self.weights = nn.Sequential(
+            PyramidLinear(channels, narrow), nn.ReLU(), conv1x1(narrow, channels), nn.Sigmoid()
+        )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, channels, H, W) to weights (N, channels, 1, 1) in (0, 1)."""
-        whole = x.mean(dim=(-2, -1))
-        height, width = x.shape[-2:]
-        if height % 2 == 0 and width % 2 == 0:
-            quarters = functional.avg_pool2d(x, (height // 2, width // 2))  # deterministic on GPUs
-        else:
-            quarters = functional.adaptive_avg_pool2d(x, 2)
-        return self.weights(torch.cat([whole, quarters.flatten(start_dim=1)], dim=1)[..., None, None])
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Map tensors (N, K channels, H, W), M maps an image in all, to weights (N, M, channels, 1, 1) in (0, 1)."""
+        return self.weights(maps).unflatten(0, (len(maps[0]), -1))
 
 
 class ParallelConvolutionalAttentionRecalibration(nn.Module):
@@ -89,17 +116,28 @@ class ParallelConvolutionalAttentionRecalibration(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.branches = nn.ModuleList(conv3x3(channels, channels) for _ in range(3))
         self.recalibration = SpatialPyramidRecalibration(channels)
 
-    def branch_weights(self, branches: torch.Tensor) -> torch.Tensor:
-        """Weigh the branches (3, N, channels, H, W) as (3, N, channels, 1, 1), which sum to 1 over the first axis."""
-        return torch.stack([self.recalibration(branch) for branch in branches]).softmax(dim=0)
+    def fold(self) -> None:
+        """Make one convolution of the three, for a network that only infers."""
+        joined = conv3x3(self.channels, 3 * self.channels)
+        joined.weight = nn.Parameter(torch.cat([*self.branches.parameters()]), requires_grad=False)
+        self.branches = nn.ModuleList([joined])
+
+    def branch_weights(self, branches: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Weigh the branches, three (N, channels, H, W) or one with all, as (N, 3, channels, 1, 1); sums are 1."""
+        return self.recalibration(branches).softmax(dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        branches = torch.stack([branch(x) for branch in self.branches])
-        return (self.branch_weights(branches) * branches).sum(dim=0)
+        branches = [branch(x) for branch in self.branches]
+        weights = self.branch_weights(branches).to(branches[0].dtype)  # autocast on a GPU makes them float32
+        w1, w2, w3 = weights.unbind(dim=1)
+        y1, y2, y3 = (y for branch in branches for y in branch.split(self.channels, dim=1))
+        # Not the sum of a stack, which copies all three, and into another layout than the convolutions around it use.
+        return torch.addcmul(torch.addcmul(w1 * y1, w2, y2), w3, y3)
 
 
 class RectangularSelfCalibration(nn.Module):

@@ -100,12 +100,13 @@ def test_rectangular_calibration_has_the_parameters_of_its_source() -> None:
 def test_parallel_branches_have_bounded_weights_that_sum_to_one() -> None:
     module = ParallelConvolutionalAttentionRecalibration(32)
     branches = 100 * torch.randn(3, 4, 32, 8, 8)
-    weights = module.branch_weights(branches)
-    assert torch.allclose(weights.sum(dim=0), torch.ones(4, 32, 1, 1), atol=1e-6)
+    weights = module.branch_weights(list(branches))
+    assert weights.shape == (4, 3, 32, 1, 1)
+    assert torch.allclose(weights.sum(dim=1), torch.ones(4, 32, 1, 1), atol=1e-6)
     low, high = 1 / (1 + 2 * math.e), math.e / (2 + math.e)
     assert low - 1e-6 <= weights.min() < 0.25
     assert 0.45 < weights.max() <= high + 1e-6
-    equal = module.branch_weights(branches[:1].expand(3, -1, -1, -1, -1))
+    equal = module.branch_weights([branches[0]] * 3)
     assert torch.allclose(equal, torch.full_like(equal, 1 / 3))
 
 
@@ -113,10 +114,9 @@ def test_parallel_branches_have_bounded_weights_that_sum_to_one() -> None:
 def test_parallel_attention_is_one_convolution_with_a_kernel_of_the_image() -> None:
     module = ParallelConvolutionalAttentionRecalibration(32)
     x = torch.randn(2, 32, 9, 8)
-    branches = torch.stack([branch(x) for branch in module.branches])
-    weights = module.branch_weights(branches)
+    weights = module.branch_weights([branch(x) for branch in module.branches])
     for index in range(2):
-        kernel = sum(weights[i, index, :, :, :, None] * b.weight for i, b in enumerate(module.branches))
+        kernel = sum(weights[index, i, :, :, :, None] * b.weight for i, b in enumerate(module.branches))
         expected = functional.conv2d(x[index : index + 1], kernel, padding=1)
         assert torch.allclose(module(x)[index : index + 1], expected, atol=1e-5)
 
@@ -140,15 +140,19 @@ def test_fusion_weighs_the_residual_by_w_and_the_identity_by_the_rest() -> None:
     assert torch.allclose(module(x, y), 2 * x, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(6, 8), (7, 8), (9, 5), (1, 1)])
 @torch.no_grad()
-def test_spatial_pyramid_sees_quarters_of_even_and_odd_maps_alike() -> None:
+def test_spatial_pyramid_weighs_means_over_image_and_quarters_of_even_and_odd_maps(size) -> None:
     module = SpatialPyramidRecalibration(16)
-    even = torch.randn(1, 16, 6, 8)
-    whole = even.mean(dim=(-2, -1))
-    quarters = functional.adaptive_avg_pool2d(even, 2).flatten(1)
-    expected = module.weights(torch.cat([whole, quarters], dim=1)[..., None, None])
-    assert torch.allclose(module(even), expected, atol=1e-6)
-    assert module(torch.randn(1, 16, 1, 1)).shape == (1, 16, 1, 1)
+    maps = torch.randn(2, 3 * 16, *size)
+    linear, *rest = module.weights
+    for actual in (module([maps]), module(maps.split(16, dim=1))):
+        assert actual.shape == (2, 3, 16, 1, 1)
+        for index, of_map in enumerate(maps.split(16, dim=1)):
+            quarters = functional.adaptive_avg_pool2d(of_map, 2).flatten(1)
+            means = torch.cat([of_map.mean(dim=(-2, -1)), quarters], dim=1)[..., None, None]
+            expected = torch.nn.Sequential(*rest)(functional.conv2d(means, linear.weight, linear.bias))
+            assert torch.allclose(actual[:, index], expected, atol=1e-6)
 
 
 @torch.no_grad()

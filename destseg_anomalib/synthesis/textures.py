@@ -33,7 +33,7 @@ class TextureBank:
     """Textures of one size, from which a batch is drawn by a gather.
 
     Args:
-        textures: Textures (N, 3, H, W), uint8, N at least 1; may be a memory-mapped file.
+        textures: Textures (N, 3, H, W), uint8, N at least 1, on any device; may be a memory-mapped file.
     """
 
     def __init__(self, textures: torch.Tensor) -> None:
@@ -55,7 +55,8 @@ class TextureBank:
         """
         chosen = torch.randint(len(self.textures), (count,), generator=generator)
         # index_select copies whole textures, where an index in brackets would copy pixel by pixel.
-        return self.textures.index_select(0, chosen).to(device, non_blocking=True).float().div_(255)
+        drawn = self.textures.index_select(0, chosen.to(self.textures.device, non_blocking=True))
+        return drawn.to(device, non_blocking=True).float().div_(255)
 
 
 def texture_bank(source: str | Path | None, size: tuple[int, int]) -> TextureBank:

@@ -12,7 +12,7 @@ from anomalib.data import ImageBatch, ImageItem
 from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.tv_tensors import Mask
 
-from destseg_anomalib.training.images import TrainingImages
+from destseg_anomalib.training.images import CPU, TrainingImages
 from destseg_anomalib.training.seeds import mixed_seed
 
 
@@ -85,6 +85,7 @@ def training_loader(
     sampler: StepSampler,
     num_workers: int,
     collate: Callable[[list[ImageItem]], ImageBatch] | None = None,
+    device: torch.device = CPU,
 ) -> StepLoader:
     """Serve images in batches.
 
@@ -93,9 +94,10 @@ def training_loader(
         sampler: Which of them make up the batches of this device.
         num_workers: Processes that read images, where these are not kept in memory.
         collate: The data module's `external_collate_fn`, such as the one that cuts a tile for a tiled ensemble.
+        device: Where the batches are wanted, to which they travel from memory that is made for it.
 
     Returns:
-        Loader of `ImageBatch` with `image` (N, 3, H, W), float32, in [0, 1].
+        Loader of what Lightning makes an `ImageBatch` of, with `image` (N, 3, H, W), float32, in [0, 1].
     """
     return StepLoader(
         images,
@@ -104,7 +106,33 @@ def training_loader(
         num_workers=num_workers if images.kept is None else 0,  # a cache in a worker would be one cache a worker
         drop_last=len(images) >= sampler.batch_size,  # where Lightning puts another sampler, to overfit
         collate_fn=Collate(collate),
+        pin_memory=device.type == "cuda" and images.device != device,
     )
+
+
+class PackedImages:
+    """Images as uint8 on their way to a device, where they become a batch of floats.
+
+    Args:
+        images: Images (N, 3, H, W), uint8.
+    """
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def pin_memory(self) -> "PackedImages":
+        """Lie in memory that a device reads by itself, as loaders ask of what they do not know."""
+        return PackedImages(self.images.pin_memory())
+
+    def to(self, device: torch.device) -> ImageBatch:
+        """Arrive, as Lightning asks of what can: `image` (N, 3, H, W), float32, in [0, 1], alike on every device."""
+        return ImageBatch(image=as_floats(self.images.to(device, non_blocking=True)))
+
+
+def as_floats(images: torch.Tensor) -> torch.Tensor:
+    """Bring uint8 images to float32 in [0, 1]."""
+    # Divided by a tensor: a GPU would multiply by the inverse of a number, and be off by a bit.
+    return images.float() / torch.full((), 255, dtype=torch.float32, device=images.device)
 
 
 class Collate:
@@ -117,10 +145,10 @@ class Collate:
     def __init__(self, external: Callable[[list[ImageItem]], ImageBatch] | None) -> None:
         self.external = external
 
-    def __call__(self, images: Sequence[torch.Tensor]) -> ImageBatch:
-        """Turn images (3, H, W), uint8, into a batch of float32 ones in [0, 1]."""
+    def __call__(self, images: Sequence[torch.Tensor]) -> PackedImages | ImageBatch:
+        """Turn images (3, H, W), uint8, into a stack, or what the function makes of float32 ones in [0, 1]."""
         if self.external is None:
-            return ImageBatch(image=torch.stack(list(images)).float() / 255)
+            return PackedImages(torch.stack(list(images)))
         # Whoever cuts images cuts their masks too; those of normal images are empty.
         masks = (Mask(torch.zeros(image.shape[-2:], dtype=torch.bool)) for image in images)
         items = [ImageItem(image=image.float() / 255, gt_mask=mask) for image, mask in zip(images, masks, strict=True)]

@@ -20,6 +20,7 @@ from destseg_anomalib.training.seeds import mixed_seed
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 CACHE_SHARE = 0.25  # of the memory that is free when training starts
 DISK_SHARE = 0.5  # of the room on the disk of the cache folder
 
@@ -43,7 +44,7 @@ class Crop(NamedTuple):
             seed: Of its place, uniform among all places.
 
         Returns:
-            A copy (3, h, w), h and w being `size` and both margins, or as much of that as the image has.
+            A view (3, h, w), h and w being `size` and both margins, or as much of that as the image has.
 
         Raises:
             ValueError: If the image is smaller than `size`.
@@ -61,7 +62,7 @@ class Crop(NamedTuple):
             int(torch.randint(side - part + 1, (), generator=generator))
             for side, part in zip(sides, served, strict=True)
         )
-        return image[:, top : top + served[0], left : left + served[1]].clone()
+        return image[:, top : top + served[0], left : left + served[1]]
 
 
 class TrainingImages(Dataset[torch.Tensor]):
@@ -77,12 +78,14 @@ class TrainingImages(Dataset[torch.Tensor]):
 
     Attributes:
         kept: Where each image is kept once it has been read; None to read it each time.
+        device: Where images are, once they have been read.
     """
 
     def __init__(self, dataset: AnomalibDataset, crop: Crop | None = None) -> None:
         self.dataset = dataset
         self.crop = crop
         self.kept: dict[int, torch.Tensor] | ImageFile | None = None
+        self.device = CPU
         self._read = CheckedReading(dataset)
 
     def __len__(self) -> int:
@@ -101,7 +104,7 @@ class TrainingImages(Dataset[torch.Tensor]):
             seed: For its augmentations.
 
         Returns:
-            Uint8 (3, H, W).
+            Uint8 (3, H, W), on `device`.
         """
         if self.kept is not None and index in self.kept:
             return self.kept[index]
@@ -110,7 +113,7 @@ class TrainingImages(Dataset[torch.Tensor]):
             [item] = self._read([index])
         # The grey levels of a file, not the fractions that resizing leaves, nor what an interpolation adds beyond black
         # and white: cached or not, training sees the same.
-        image = (item.image * 255).round().clamp(0, 255).to(torch.uint8)
+        image = (item.image * 255).round().clamp(0, 255).to(torch.uint8).to(self.device)
         if self.kept is not None:
             try:
                 self.kept[index] = image
@@ -121,16 +124,17 @@ class TrainingImages(Dataset[torch.Tensor]):
 
 
 def training_images(
-    datamodule: AnomalibDataModule, devices: int, *, cache: bool, crop: Crop | None = None
+    datamodule: AnomalibDataModule, devices: int, *, cache: bool, crop: Crop | None = None, device: torch.device = CPU
 ) -> TrainingImages:
     """Take the training images of a data module that has been set up.
 
     Args:
         datamodule: The data module.
         devices: How many devices train together.
-        cache: Whether to keep decoded images: in memory, or in a file where they would take more than a quarter of the
-            free memory. They are read again each time where random augmentations change them.
+        cache: Whether to keep decoded images: on the device that trains, else in memory, else in a file; in each, no
+            more than a quarter of what is free. They are read again each time where random augmentations change them.
         crop: Which part of each image is served; None for all of it.
+        device: The one of this process.
 
     Returns:
         The images.
@@ -156,15 +160,40 @@ def training_images(
         logger.info("Training images are read from disk at every step, since augmentations change them.")
         return images
     shape = images.whole(0, 0).shape
-    needed, free = len(dataset) * shape.numel(), psutil.virtual_memory().available
-    images.kept = {} if needed <= CACHE_SHARE * free else _in_a_file(len(dataset), shape, free)
+    needed = len(dataset) * shape.numel()
+    # A collate function of the user's need not know devices.
+    places = [CPU] if datamodule.external_collate_fn is not None else [device, CPU]
+    place = next((place for place in places if fits(needed, place)), None)
+    if place is None:
+        images.kept = _in_a_file(len(dataset), shape)
+    else:
+        images.kept, images.device = {}, place
     return images
 
 
-def _in_a_file(count: int, shape: torch.Size, free: int) -> ImageFile | None:
+def fits(needed: int, device: torch.device) -> bool:
+    """Say whether something takes no more than a quarter of the free memory of a device.
+
+    Args:
+        needed: Its bytes.
+        device: A device that says what is free, or nothing fits.
+
+    Example:
+        >>> fits(1, torch.device("cpu")), fits(2**60, torch.device("cpu"))
+        (True, False)
+    """
+    if device == CPU:
+        free = psutil.virtual_memory().available
+    else:
+        ask = getattr(torch.get_device_module(device), "mem_get_info", lambda _: (0, 0))
+        free, _ = ask(device)
+    return needed <= CACHE_SHARE * free
+
+
+def _in_a_file(count: int, shape: torch.Size) -> ImageFile | None:
     """Make room for images on the disk, if there is any."""
     folder = platformdirs.user_cache_path("destseg_anomalib", appauthor=False) / "training_images"
-    needed = count * shape.numel()
+    needed, free = count * shape.numel(), psutil.virtual_memory().available
     why = f"their {needed >> 20} MiB exceed a quarter of the {free >> 20} MiB of memory that are free"
     try:
         file = ImageFile(count, shape, folder)

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.pre_processing import PreProcessor
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from destseg_anomalib.data.reading import data_of
 from destseg_anomalib.data.regions import read_regions
-from destseg_anomalib.synthesis import AnomalyGenerator, Rotation, rotation_of_category, texture_bank
+from destseg_anomalib.synthesis import AnomalyGenerator, Rotation, TextureBank, rotation_of_category, texture_bank
 from destseg_anomalib.synthesis.preview import SHOWN, write_preview
 from destseg_anomalib.synthesis.rotation import margin_of
 from destseg_anomalib.training.acceptance import check_split, check_transforms
 from destseg_anomalib.training.batches import Collate, StepSampler, training_loader
 from destseg_anomalib.training.checkpoints import serves_whole_phases, use_checkpoint_files
 from destseg_anomalib.training.contents import image_digests
-from destseg_anomalib.training.images import Crop, training_images
+from destseg_anomalib.training.images import Crop, fits, training_images
 from destseg_anomalib.training.loans import Loans
 from destseg_anomalib.training.progress_bar import show_phases
 from destseg_anomalib.training.quiet import hush
@@ -78,12 +79,14 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
     if model.hparams.pre_trained and not model.teacher_ready:
         model.model.teacher.load_pretrained(model.hparams.backbone_weights)
     model.teacher_ready = True
-    datamodule, regions = data_of(trainer), model.model.regions
+    datamodule, regions, device = data_of(trainer), model.model.regions, trainer.strategy.root_device
     rotation = resolve_rotation(model.hparams.rotation, datamodule, turns=regions is None)
     crop, size = crop_of(model.hparams.crop_size, rotation, datamodule), model.input_size
     if datamodule is not None:
         check_split(datamodule, trainer)
-        images = training_images(datamodule, trainer.world_size, cache=model.hparams.cache_images, crop=crop)
+        images = training_images(
+            datamodule, trainer.world_size, cache=model.hparams.cache_images, crop=crop, device=device
+        )
         model.image_digests = image_digests(datamodule, "train")
         model.loans.lend(model, "images", images)
         # The model serves its images itself; the data module, which is the user's, stays as it is.
@@ -91,18 +94,31 @@ def prepare_training(model: Any, trainer: Trainer) -> None:  # noqa: ANN401
         if serves_whole_phases(trainer):
             model.loans.lend(trainer.fit_loop, "max_epochs", 1 if model.model.segmentation is None else 2)
         if size is None:  # nothing in the pre-processor says it: ask an image
-            size = Collate(datamodule.external_collate_fn)([images[0]]).image.shape[-2:]
+            size = batch_of(datamodule, [images[0]]).shape[-2:]
     if regions is not None and trainer.ckpt_path is None:
         files = () if datamodule is None else datamodule.train_data.samples["image_path"]
         regions.inside.copy_(read_regions(model.hparams.regions, regions.inside.shape, files))
     height, width = (crop.size, crop.size) if crop is not None else size or model.hparams.image_size
-    bank = texture_bank(model.hparams.textures, (int(height), int(width)))
+    bank = textures_near(texture_bank(model.hparams.textures, (int(height), int(width))), device)
     generator = AnomalyGenerator(bank, tuple(model.hparams.opacity), rotation, model.hparams.crop_size, regions)
     model.loans.lend(model, "generator", generator)
     if crop is not None and model.pre_processor is not None:
         leave_crops_alone(model.pre_processor, model.loans)
     if datamodule is not None:
         show_what_is_taught(model, trainer, datamodule)
+
+
+def textures_near(bank: TextureBank, device: torch.device) -> TextureBank:
+    """Keep textures on the device that trains, where they fit.
+
+    Args:
+        bank: The textures, in memory or in a file.
+        device: The device.
+
+    Returns:
+        A bank of the same textures.
+    """
+    return TextureBank(bank.textures.to(device)) if fits(bank.textures.nbytes, device) else bank
 
 
 def crop_of(side: int | None, rotation: Rotation, datamodule: AnomalibDataModule | None) -> Crop | None:
@@ -138,6 +154,20 @@ def leave_crops_alone(pre_processor: PreProcessor, loans: Loans) -> None:
     loans.on_return(lambda: vars(pre_processor).pop("on_train_batch_start"))
 
 
+def batch_of(datamodule: AnomalibDataModule, images: list[torch.Tensor]) -> torch.Tensor:
+    """Make of some images what a step would be given.
+
+    Args:
+        datamodule: The data.
+        images: Images (3, H, W), uint8.
+
+    Returns:
+        Images (N, 3, H, W), float32, in [0, 1], on their device.
+    """
+    batch: ImageBatch = move_data_to_device(Collate(datamodule.external_collate_fn)(images), images[0].device)
+    return batch.image
+
+
 def show_what_is_taught(model: Any, trainer: Trainer, datamodule: AnomalibDataModule) -> None:  # noqa: ANN401
     """Write `synthetic.png`, unless the run is to leave nothing.
 
@@ -150,8 +180,7 @@ def show_what_is_taught(model: Any, trainer: Trainer, datamodule: AnomalibDataMo
         return
     spread = torch.linspace(0, len(model.images) - 1, min(SHOWN, len(model.images))).round().int().tolist()
     picture = Path(trainer.default_root_dir) / "synthetic.png"
-    shown = Collate(datamodule.external_collate_fn)([model.images[index] for index in spread]).image
-    write_preview(shown, model.generator, model.seed, picture)
+    write_preview(batch_of(datamodule, [model.images[index] for index in spread]), model.generator, model.seed, picture)
     logger.info("What the model is taught, some images with synthetic anomalies, is shown in %s.", picture)
 
 
@@ -213,7 +242,8 @@ def phase_loader(model: Any, trainer: Trainer) -> DataLoader[Any]:  # noqa: ANN4
         rank=trainer.global_rank,
         seed=model.seed + phase,
     )
-    return training_loader(model.images, sampler, datamodule.num_workers, datamodule.external_collate_fn)
+    device = trainer.strategy.root_device
+    return training_loader(model.images, sampler, datamodule.num_workers, datamodule.external_collate_fn, device)
 
 
 def resolve_rotation(rotation: str, datamodule: object, *, turns: bool = True) -> Any:  # noqa: ANN401

@@ -3,6 +3,7 @@
 
 """A progress bar for a training in phases."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -24,6 +25,8 @@ class PhaseProgressBar(RichProgressBar):
         return self.trainer.max_steps
 
     _phase = 0
+    _asked = math.nan
+    _shown: dict[str, Any]
 
     def _get_train_description(self, current_epoch: int) -> str:
         del current_epoch
@@ -55,11 +58,14 @@ class PhaseProgressBar(RichProgressBar):
         del batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Leave out what the bar says otherwise, and losses of the phase that is over."""
-        metrics = super().get_metrics(trainer, pl_module)
-        over = {"phase", "v_num", *(["student_loss"] if self._phase else [])}
-        return {name: value for name, value in metrics.items() if name not in over}
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Ask for what has been logged anew, without what the bar says otherwise and losses of the phase before."""
+        if self._asked != pl_module.logged:
+            self._asked = pl_module.logged
+            metrics = super().get_metrics(trainer, pl_module)
+            over = {"phase", "v_num", *(["student_loss"] if self._phase else [])}
+            self._shown = {name: value for name, value in metrics.items() if name not in over}
+        return self._shown
 
 
 def show_phases(trainer: Trainer, pl_module: LightningModule, loans: Loans) -> None:

@@ -8,6 +8,8 @@ of the other phase have no gradient, and SGD leaves such parameters, their momen
 """
 
 import logging
+import math
+import time
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
+LOGGED_AFTER = 0.5
+"""Seconds between losses that are logged for a progress bar alone: to log them takes half as long as all else that
+Lightning does around a step, and a bar that shows them waits for a GPU."""
 
 
 class TwoStepTraining:
@@ -49,6 +54,9 @@ class TwoStepTraining:
     generator: Any
     seed: int
     sound: torch.Tensor
+
+    logged: float = -math.inf
+    """When losses were logged last, in seconds of the monotonic clock."""
 
     def check_arguments(self) -> None:
         """Refuse hyper-parameters that cannot train, as `arguments.check` says."""
@@ -138,8 +146,7 @@ class TwoStepTraining:
         else:
             terms = self.model.segmentation_losses(synthetic.corrupted, synthetic.mask, self.hparams.focal_gamma)
             losses = {f"{name}_loss": term for name, term in terms.items()}
-        phase = {"phase": 1.0 if student_phase else 2.0}
-        self.log_dict(phase | {k: v.detach() for k, v in losses.items()}, prog_bar=True)  # type: ignore[attr-defined]
+        self._log({"phase": 1.0 if student_phase else 2.0} | {name: loss.detach() for name, loss in losses.items()})
         return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
@@ -158,6 +165,18 @@ class TwoStepTraining:
         if self.model.regions is not None and batch.gt_mask is not None:
             batch.gt_mask = self.model.regions(batch.gt_mask)
         return batch
+
+    def on_train_epoch_start(self) -> None:
+        """Show the first losses of a phase at once."""
+        super().on_train_epoch_start()  # type: ignore[misc]
+        self.logged = -math.inf
+
+    def _log(self, values: dict[str, Any]) -> None:
+        """Hand values to loggers and progress bar, as often as they are looked at."""
+        now, every = time.monotonic(), self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if now - self.logged > LOGGED_AFTER or (every and (self.trainer.global_step + 1) % every == 0):
+            self.logged = now
+            self.log_dict(values, prog_bar=True)  # type: ignore[attr-defined]
 
     def _enter_phase(self) -> bool:
         """Put the network that learns into training mode and the other one into evaluation; True in the first phase."""

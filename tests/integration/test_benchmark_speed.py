@@ -160,7 +160,7 @@ def test_a_training_step_never_waits_for_the_gpu(step, monkeypatch, request) -> 
     bank = TextureBank(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
     model.generator, model.seed = AnomalyGenerator(bank, rotation="full"), 0
     loop = SimpleNamespace(total_batch_idx=0)
-    model._trainer = SimpleNamespace(global_step=step, global_rank=0, fit_loop=loop)
+    model._trainer = SimpleNamespace(global_step=step, global_rank=0, fit_loop=loop, log_every_n_steps=50)
     monkeypatch.setattr(model, "log_dict", lambda *args, **kwargs: None)
     request.getfixturevalue("fake_gpu")
     model.to("cuda:0")
@@ -203,7 +203,7 @@ def test_a_hundred_thousand_images_take_no_more_memory_than_a_thousand_if_none_a
         sampler = StepSampler(images, batch_size=8, batches=20, num_replicas=1, rank=0, seed=0)
         loader = iter(training_loader(images, sampler, num_workers=0))
         for _ in range(19):  # one is left, so that the iterator still holds its order
-            assert next(loader).image.shape == (8, 3, 256, 256)
+            assert next(loader).images.shape == (8, 3, 256, 256)
         return held() - before
 
     tracemalloc.start()

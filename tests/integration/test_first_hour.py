@@ -16,6 +16,7 @@ from anomalib.engine import Engine
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from destseg_anomalib import DeSTSeg
+from destseg_anomalib.training import two_step
 from destseg_anomalib.training.progress_bar import PhaseProgressBar
 from destseg_anomalib.training.quiet import hush_replacements
 from destseg_anomalib.training.seeds import seeded
@@ -121,6 +122,32 @@ def test_the_bar_counts_the_whole_training_and_shows_losses_of_its_phase(bench: 
     assert counts[:3] == [0, 1, 2]
     assert max(counts) == 5
     assert engine.trainer.progress_bar_callback is bar
+
+
+def test_losses_are_handed_on_as_often_as_loggers_and_bar_look_and_at_the_start_of_a_phase(
+    bench: Bench, monkeypatch
+) -> None:
+    monkeypatch.setattr(two_step, "LOGGED_AFTER", 1e9)
+    logged, asked = [], []
+    log_dict, get_metrics = DeSTSeg.log_dict, RichProgressBar.get_metrics
+
+    def log(self: DeSTSeg, values: dict[str, Any], **arguments: Any) -> None:
+        logged.append(self.trainer.global_step + 1)
+        log_dict(self, values, **arguments)
+
+    def ask(self: RichProgressBar, trainer: Any, *args: Any) -> dict[str, Any]:
+        asked.append(trainer.global_step)
+        return get_metrics(self, trainer, *args)
+
+    monkeypatch.setattr(DeSTSeg, "log_dict", log)
+    monkeypatch.setattr(RichProgressBar, "get_metrics", ask)
+    bar = RichProgressBar(refresh_rate=1)
+    engine = Engine(
+        default_root_dir=bench.folder, accelerator="cpu", logger=False, callbacks=[bar], log_every_n_steps=3
+    )
+    engine.fit(DeSTSeg(**TINY, student_steps=4, segmentation_steps=4), datamodule=bench.data())
+    assert logged == [1, 3, 5, 6]
+    assert asked == logged  # a bar that asks waits for a GPU
 
 
 def test_what_has_ended_holds_no_momentum_and_says_where_it_is(bench: Bench, capsys) -> None:

@@ -3,17 +3,20 @@
 
 """The training set is served in full batches, shuffled anew each pass, and read from disk once."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
+from lightning.fabric.utilities import move_data_to_device
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip
 
 from destseg_anomalib.training import image_file
 from destseg_anomalib.training import images as images_module
-from destseg_anomalib.training.batches import StepSampler, training_loader
+from destseg_anomalib.training.batches import PackedImages, StepSampler, training_loader
 from destseg_anomalib.training.images import Crop, TrainingImages, training_images
 from destseg_anomalib.transforms import RoundedBilinearResize
 from tests.conftest import make_part_data
@@ -26,10 +29,14 @@ def make_datamodule(folder, batch_size: int = 3, **kwargs) -> Folder:
     return datamodule
 
 
-def loader(datamodule: Folder, batches: int = 5, cache: bool = True):
-    images = training_images(datamodule, devices=1, cache=cache)
+def loader(datamodule: Folder, batches: int = 5, cache: bool = True, device: torch.device = images_module.CPU):
+    images = training_images(datamodule, devices=1, cache=cache, device=device)
     sampler = StepSampler(images, datamodule.train_batch_size, batches, num_replicas=1, rank=0, seed=0)
-    return training_loader(images, sampler, num_workers=0)
+    return training_loader(images, sampler, num_workers=0, device=device)
+
+
+def assert_equal(batches: Iterable[PackedImages], others: Iterable[PackedImages]) -> None:
+    assert all(torch.equal(a.images, b.images) for a, b in zip(batches, others, strict=True))
 
 
 def indices(sampler: StepSampler) -> list[int]:
@@ -37,9 +44,29 @@ def indices(sampler: StepSampler) -> list[int]:
 
 
 def test_there_are_exactly_as_many_batches_as_asked_for_and_all_are_full(part_folder) -> None:
-    batches = [batch.image for batch in loader(make_datamodule(part_folder))]
+    batches = [batch.images for batch in loader(make_datamodule(part_folder))]
     assert [b.shape for b in batches] == [(3, 3, 32, 32)] * 5
-    assert all(b.dtype == torch.float32 and b.min() >= 0 and b.max() <= 1 for b in batches)
+    assert all(b.dtype == torch.uint8 for b in batches)
+
+
+def test_bytes_become_the_floats_that_a_division_gives() -> None:
+    grey = torch.arange(256, dtype=torch.uint8).expand(2, 3, 8, 256)
+    batch = move_data_to_device(PackedImages(grey), "cpu")
+    assert isinstance(batch, ImageBatch)
+    assert batch.image.dtype == torch.float32
+    assert torch.equal(batch.image, grey.float() / 255)
+    assert move_data_to_device(PackedImages(grey), "meta").image.device.type == "meta"
+
+
+def test_images_are_kept_on_the_device_that_trains_where_they_fit(part_folder, monkeypatch) -> None:
+    """On the device `meta`, which computes shapes alone; no device says of itself that it has room but a real one."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace(mem_get_info=lambda _: (2**30, 2**30)))
+    on_device = loader(make_datamodule(part_folder), device=meta)
+    assert [batch.images.device for batch in on_device] == [meta] * 5
+    assert {image.device for image in on_device.dataset.kept.values()} == {meta}
+    monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace())
+    assert {batch.images.device.type for batch in loader(make_datamodule(part_folder), device=meta)} == {"cpu"}
 
 
 def test_a_pass_has_every_image_at_most_once_and_passes_differ(part_folder) -> None:
@@ -78,14 +105,16 @@ def test_random_augmentations_are_the_same_in_a_loader_that_starts_later(part_fo
     datamodule.train_data.augmentations = Compose([RoundedBilinearResize((32, 32)), RandomHorizontalFlip()])
     images = TrainingImages(datamodule.train_data)
 
-    def batches(start: int, workers: int) -> list[torch.Tensor]:
+    def batches(start: int, workers: int) -> list[PackedImages]:
         sampler = StepSampler(images, 2, 6, num_replicas=1, rank=0, seed=1, start=start)
-        return [batch.image for batch in training_loader(images, sampler, workers)]
+        return list(training_loader(images, sampler, workers))
 
     whole = batches(0, 0)
     torch.rand(7)  # whatever else draws from torch's generator changes nothing
-    assert all(torch.equal(*pair) for pair in zip(batches(4, workers), whole[4:], strict=True))
-    assert len({image.numpy().tobytes() for image in torch.cat(whole)}) > len(images)  # some were flipped
+    assert_equal(batches(4, workers), whole[4:])
+    assert len({image.numpy().tobytes() for batch in whole for image in batch.images}) > len(
+        images
+    )  # some were flipped
 
 
 def test_reading_an_image_leaves_the_generator_of_others_alone(part_folder) -> None:
@@ -98,7 +127,7 @@ def test_reading_an_image_leaves_the_generator_of_others_alone(part_folder) -> N
 def test_cached_and_uncached_images_are_equal_to_the_last_bit(part_folder) -> None:
     datamodule = make_datamodule(part_folder)
     cached, uncached = loader(datamodule), loader(datamodule, cache=False)
-    assert all(torch.equal(a.image, b.image) for a, b in zip(cached, uncached, strict=True))
+    assert_equal(cached, uncached)
 
 
 def test_cached_images_are_read_once(part_folder) -> None:
@@ -107,7 +136,7 @@ def test_cached_images_are_read_once(part_folder) -> None:
     first = list(batches)
     for path in part_folder.rglob("train/good/*.png"):
         path.unlink()
-    assert all(torch.equal(a.image, b.image) for a, b in zip(first, batches, strict=True))
+    assert_equal(first, batches)
 
 
 def test_augmented_images_are_not_cached(part_folder, caplog, monkeypatch) -> None:
@@ -136,7 +165,7 @@ def test_a_set_that_would_not_fit_into_memory_is_kept_in_a_file_that_vanishes(
     first = list(batches)
     for path in part_folder.rglob("train/good/*.png"):
         path.unlink()
-    assert all(torch.equal(a.image, b.image) for a, b in zip(first, batches, strict=True))
+    assert_equal(first, batches)
     assert list(little_memory.iterdir()) == []  # whoever kills the process has nothing to clean up
 
 
@@ -152,9 +181,9 @@ def test_a_disk_that_is_full_costs_time_and_no_training(part_folder, caplog, lit
         raise OSError(28, "No space left on device")
 
     batches = loader(make_datamodule(part_folder))
-    expected = [batch.image for batch in loader(make_datamodule(part_folder), cache=False)]
+    expected = list(loader(make_datamodule(part_folder), cache=False))
     monkeypatch.setattr(image_file.os, "pwrite", full)
-    assert all(torch.equal(batch.image, image) for batch, image in zip(batches, expected, strict=True))
+    assert_equal(batches, expected)
     assert "No space left on device" in caplog.text
 
 
@@ -164,24 +193,24 @@ def test_a_crop_is_a_part_of_its_image_the_same_with_any_cache_and_number_of_wor
     datamodule = make_datamodule(part_folder)
     whole = [image.numpy() for image in map(TrainingImages(datamodule.train_data).__getitem__, range(8))]
 
-    def crops(start: int = 0, workers: int = 0, **arguments: Any) -> list[torch.Tensor]:
+    def crops(start: int = 0, workers: int = 0, **arguments: Any) -> list[PackedImages]:
         images = training_images(datamodule, 1, crop=Crop(12, 2), **arguments)
         sampler = StepSampler(images, 4, 6, num_replicas=1, rank=0, seed=1, start=start)
-        return [batch.image for batch in training_loader(images, sampler, workers)]
+        return list(training_loader(images, sampler, workers))
 
     in_a_file = crops(cache=True)
-    assert all(crop.shape == (4, 3, 16, 16) for crop in in_a_file)
+    assert all(crop.images.shape == (4, 3, 16, 16) for crop in in_a_file)
     for batches, first in (
         (crops(cache=False), 0),
         (crops(cache=False, workers=2), 0),
         (crops(start=4, cache=True), 4),
     ):
-        assert all(torch.equal(*pair) for pair in zip(batches, in_a_file[first:], strict=True))
+        assert_equal(batches, in_a_file[first:])
     monkeypatch.setattr(images_module, "CACHE_SHARE", 1)
-    assert all(torch.equal(*pair) for pair in zip(crops(cache=True), in_a_file, strict=True))
+    assert_equal(crops(cache=True), in_a_file)
     places = set()
-    for crop in torch.cat(in_a_file):
-        values = (crop * 255).round().to(torch.uint8).numpy()
+    for crop in torch.cat([batch.images for batch in in_a_file]):
+        values = crop.numpy()
         found = [
             (index, top, left)
             for index, image in enumerate(whole)

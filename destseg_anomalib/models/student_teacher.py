@@ -8,6 +8,7 @@ arXiv 2211.11317, Sec. 3. Equations are the ones of that paper.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
@@ -162,6 +163,22 @@ class StudentTeacherNetworks(nn.Module):
 
 class StudentTeacherModel(StudentTeacherNetworks):
     """The losses of these networks, and the anomaly map they give; arguments as of `StudentTeacherNetworks`."""
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Compile in place, as `torch.nn.Module.compile` does with the same arguments; the state dict keeps its keys.
+
+        A training calls the networks and not this module, so each is compiled for it, too.
+        """
+        for network in (self.teacher, self.student, self.segmentation):
+            if network is not None:
+                network.compile(*args, **kwargs)
+        super().compile(*args, **kwargs)
+
+    def __call__(self, images: torch.Tensor) -> InferenceBatch:
+        """Call the module; once compiled, it takes batches of any length, such as the last one of a test."""
+        if self._compiled_call_impl is not None and not torch.compiler.is_compiling():
+            torch._dynamo.maybe_mark_dynamic(images, 0)
+        return super().__call__(images)
 
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
         """Phase 1: how far the student's view of corrupted images is from the teacher's of the clean ones (Eq. 4).

@@ -36,6 +36,7 @@ from destseg_anomalib import DemoSurfaces, DeSTSeg, RoundedBilinearResize
 from destseg_anomalib.benchmark.pretrained import pretrained_from
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
+from destseg_anomalib.models.tiles import square
 
 SMALL = (256, 256)
 FIGURES = ["pixel_AP", "pixel_AUPRO", "IAP", "IAP@90"]
@@ -126,7 +127,7 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
         data, minutes, grown = train(arguments, model, seed)
         known = {"machine": machine(), "minutes": round(minutes, 1), "MiB": round(grown)}
         for tile in (None,) if crop is None else (None, arguments.tile):
-            model.model.tile = tile
+            model.model.tiling = None if tile is None else square(tile)
             judged = "" if crop is None else ", one pass" if tile is None else f", tiles of {tile}"
             yield {"side": name + judged, **known, **measure(maps_of(model), data, size, seen)}
     if arguments.patchcore:

@@ -20,7 +20,7 @@ from .regions import Regions
 from .similarity import SegmentationInput, l2_normalize, similarity_maps, upsample
 from .student import Student
 from .teacher import Teacher
-from .tiles import tiled
+from .tiles import Tiling, square, tiled
 from .witness import DistanceWitness, distance_map
 
 SEGMENTATION_WIDTH = 256
@@ -100,11 +100,26 @@ class StudentTeacherNetworks(nn.Module):
         self.segmentation_input = segmentation_input
         self.top_t = top_t
         self.witness = DistanceWitness(distance_weight) if distance_weight else None
-        self.tile = tile
+        self.tiling = None if tile is None else square(tile)
         self.regions = None if regions is None else Regions(regions)
         self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(teacher.std).view(1, 3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def tiler(self) -> Tiling | None:
+        """How images are cut to be judged; set by anomalib's `TilerConfigurationCallback` as well."""
+        return self.tiling
+
+    @tiler.setter
+    def tiler(self, tiler: Any) -> None:  # noqa: ANN401  anomalib's `Tiler`
+        if tiler.remove_border_count:
+            msg = (
+                f"remove_border_count={tiler.remove_border_count} would leave the border of each image unjudged: "
+                "use 0, since maps of tiles are blended and have no borders."
+            )
+            raise ValueError(msg)
+        self.tiling = Tiling((tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Bring images to the statistics the teacher was trained with.
@@ -227,7 +242,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
             [0, 1] (without the segmentation network in [0, 8]).
         """
         images = self.within_regions(images)
-        anomaly_map = self._map(images) if self.tile is None else tiled(self._map, images, self.tile)
+        anomaly_map = self._map(images) if self.tiling is None else tiled(self._map, images, self.tiling)
         if self.regions is not None:
             anomaly_map = self.regions(anomaly_map)
         pixels = anomaly_map.flatten(start_dim=1)

@@ -3,15 +3,43 @@
 
 """Judging a large picture tile by tile, without a seam."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 OVERLAP = 0.25  # of a tile's side, shared with each neighbour
 BATCH = 8  # tiles at once
 
+Predict = Callable[[torch.Tensor], torch.Tensor]
 
-def tiled(predict: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, side: int) -> torch.Tensor:
+
+class Tiling(NamedTuple):
+    """How a picture is cut.
+
+    Attributes:
+        side: Height and width of a tile in pixels; smaller pictures are one tile.
+        stride: How far tiles are apart at most, down and to the right, in pixels.
+    """
+
+    side: tuple[int, int]
+    stride: tuple[int, int]
+
+
+def square(side: int) -> Tiling:
+    """Cut into squares that overlap by a quarter.
+
+    Example:
+        >>> square(512)
+        Tiling(side=(512, 512), stride=(384, 384))
+    """
+    stride = max(int(side * (1 - OVERLAP)), 1)
+    return Tiling((side, side), (stride, stride))
+
+
+def tiled(predict: Predict, images: torch.Tensor, tiling: Tiling) -> torch.Tensor:
     """Put the map of images together from those of overlapping tiles.
 
     Where tiles overlap the map is a mean of theirs, with weights that fall towards the edges of each: no pixel hangs on
@@ -20,38 +48,66 @@ def tiled(predict: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
     Args:
         predict: Makes maps (n, 1, h, w) of tiles (n, 3, h, w).
         images: (N, 3, H, W).
-        side: Of a tile in pixels; smaller images are one tile.
+        tiling: How they are cut.
 
     Returns:
         Float32 map (N, 1, H, W).
     """
     height, width = images.shape[-2:]
-    tall, wide = min(side, height), min(side, width)
-    if (tall, wide) == (height, width):
+    tall, wide = min(tiling.side[0], height), min(tiling.side[1], width)
+    tops, lefts = _starts(height, tall, tiling.stride[0]), _starts(width, wide, tiling.stride[1])
+    if len(tops) == len(lefts) == 1:
         return predict(images).float()
-    places = [(top, left) for top in _starts(height, tall) for left in _starts(width, wide)]
-    weight = _ramp(tall, images.device)[:, None] * _ramp(wide, images.device)
-    total = images.new_zeros((len(images), 1, height, width), dtype=torch.float32)
-    weights = torch.zeros_like(total[:1])
-    together = max(BATCH // len(images), 1)
-    for first in range(0, len(places), together):
-        some = places[first : first + together]
-        tiles = torch.cat([images[..., top : top + tall, left : left + wide] for top, left in some])
-        for (top, left), part in zip(some, predict(tiles).float().split(len(images)), strict=True):
-            total[..., top : top + tall, left : left + wide] += weight * part
-            weights[..., top : top + tall, left : left + wide] += weight
-    return total / weights
+    tiles = [images[..., top : top + tall, left : left + wide] for top in tops for left in lefts]
+    maps = _in_a_loop(predict, tiles) if torch.compiler.is_exporting() else _in_batches(predict, tiles)
+    rows = [maps[first : first + len(lefts)] for first in range(0, len(maps), len(lefts))]
+    strips = [_blended(row, lefts, width, tiling.stride[1]) for row in rows]
+    # Down as to the right: the weights of a tile are a product of one for each axis.
+    return _blended([strip.mT for strip in strips], tops, height, tiling.stride[0]).mT
 
 
-def _starts(length: int, side: int) -> Iterator[int]:
+def _starts(length: int, side: int, stride: int) -> list[int]:
     """Where tiles begin, evenly from one end to the other."""
-    stride = max(int(side * (1 - OVERLAP)), 1)
     steps = -(-(length - side) // stride)
-    for step in range(steps + 1):
-        yield round(step * (length - side) / max(steps, 1))
+    return [round(step * (length - side) / max(steps, 1)) for step in range(steps + 1)]
 
 
-def _ramp(side: int, device: torch.device) -> torch.Tensor:
+def _in_batches(predict: Predict, tiles: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Make a map of each tile, of some at once."""
+    count = len(tiles[0])
+    together = max(BATCH // count, 1)
+    maps: list[torch.Tensor] = []
+    for first in range(0, len(tiles), together):
+        maps += predict(torch.cat([*tiles[first : first + together]])).float().split(count)
+    return maps
+
+
+def _in_a_loop(predict: Predict, tiles: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Make a map of each tile, in a loop of the exported graph: the networks are in it once, not once a batch."""
+    from torch._higher_order_ops.scan import scan  # noqa: PLC0415 - it loads the compiler
+
+    nothing = tiles[0].new_zeros(1)
+    _, maps = scan(lambda carry, tile: (carry.clone(), predict(tile).float()), nothing, torch.stack([*tiles]))
+    return list(maps.unbind())
+
+
+def _blended(parts: Sequence[torch.Tensor], starts: Sequence[int], length: int, stride: int) -> torch.Tensor:
+    """Join parts (N, 1, h, w) side by side to a strip (N, 1, h, length)."""
+    side = parts[0].shape[-1]
+    ends = [length - side - start for start in starts]
+    ramp = _ramp(side, side - stride, parts[0].device)
+    weights = torch.stack([functional.pad(ramp, (start, end)) for start, end in zip(starts, ends, strict=True)])
+    weights = weights / weights.sum(dim=0)
+    return reduce(
+        torch.add,
+        (
+            functional.pad(part * weight[start : start + side], (start, end))
+            for part, weight, start, end in zip(parts, weights, starts, ends, strict=True)
+        ),
+    )
+
+
+def _ramp(side: int, overlap: int, device: torch.device) -> torch.Tensor:
     """Weights along a tile: 1 in its middle, falling to nearly 0 over what it shares with a neighbour."""
     from_edge = torch.arange(side, device=device, dtype=torch.float32) + 0.5
-    return (torch.minimum(from_edge, side - from_edge) / max(side * OVERLAP, 1)).clamp(max=1)
+    return (torch.minimum(from_edge, side - from_edge) / max(overlap, 1)).clamp(max=1)

@@ -3,14 +3,18 @@
 
 """Training on crops, and judging the whole picture."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
+from anomalib.callbacks import TilerConfigurationCallback
 from lightning.pytorch import Callback
 
 from destseg_anomalib import DeSTSeg, PFADSeg
+from destseg_anomalib.deployment.inference import inference_copy
 from destseg_anomalib.synthesis import AnomalyGenerator, texture_bank
 from destseg_anomalib.synthesis.rotation import FILL, margin_of
 from tests.conftest import quiet_engine
@@ -92,3 +96,56 @@ def test_what_cannot_be_cut_is_said(bench: Bench) -> None:
 
 def test_a_crop_of_any_size_trains(bench: Bench) -> None:
     bench.train(crop_size=20, rotation="full")
+
+
+def test_pictures_of_mixed_sizes_and_a_tile_larger_than_they_train_and_are_judged(bench: Bench, tmp_path: Path) -> None:
+    for path, size in zip(sorted(bench.parts.rglob("0*.png")), itertools.cycle([(40, 90), (200, 70), (64, 96)])):
+        if "ground_truth" not in str(path) and "hole" not in str(path):
+            cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), size))
+    model, *_ = trained(DeSTSeg, bench, tmp_path, tile=500)
+    assert quiet_engine(tmp_path).test(model, datamodule=bench.data(), verbose=False)[0]["IAP"] >= 0
+
+
+def test_anomalibs_callback_cuts_what_is_judged(bench: Bench, tmp_path: Path) -> None:
+    _, path, _ = trained(DeSTSeg, bench, tmp_path)
+    picture = bench.parts / "test/hole/000.png"
+
+    def map_of(*callbacks: Callback, **arguments: Any) -> torch.Tensor:
+        model = DeSTSeg.load_from_checkpoint(path, **arguments)
+        [batch] = quiet_engine(tmp_path, callbacks=[*callbacks]).predict(model, data_path=picture)
+        return batch.anomaly_map
+
+    cut = map_of(TilerConfigurationCallback(enable=True, tile_size=32, stride=24))
+    assert torch.equal(cut, map_of(tile=32))
+    assert not torch.equal(cut, map_of())
+
+
+@pytest.mark.parametrize("model_class", [DeSTSeg, PFADSeg])
+def test_an_exported_file_takes_the_native_picture_and_judges_the_same_tiles(
+    model_class, tmp_path: Path, caplog
+) -> None:
+    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
+    model = model_class(**LARGE, tile=32).eval()
+    for name, value in model.post_processor.state_dict().items():  # what a validation would leave
+        value.fill_(0.5 if "threshold" in name else float(name.endswith("max")))
+    model.model.segmentation.head[-1].weight.data *= 100  # an untrained map is nearly constant
+    path = model.to_onnx(tmp_path)
+    images = torch.rand(2, 3, 120, 150)
+    with torch.no_grad():
+        expected = model(images).anomaly_map
+    assert expected.std() > 1e-3
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for run in (
+        lambda given: dict(zip(names, session.run(names, {"input": given}), strict=True)),
+        lambda given: {output.get_any_name(): value for output, value in compiled(given).items()},
+    ):
+        found = torch.from_numpy(run(images.numpy())["anomaly_map"])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    onnx = pytest.importorskip("onnx")
+    convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in inference_copy(model.model).modules())
+    [loop] = [node for node in onnx.load(path).graph.node if node.op_type == "Scan"]
+    [body] = [attribute.g for attribute in loop.attribute if attribute.name == "body"]
+    assert sum(node.op_type == "Conv" for node in body.node) < 1.1 * convolutions  # and not as many for each tile
+    assert [entry for entry in caplog.records if entry.levelname == "WARNING"] == []

@@ -63,12 +63,12 @@ class PyramidLinear(nn.Conv2d):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(5 * channels, out_channels, kernel_size=1)
-        self.split = [channels, 4 * channels]
+        self.channels = channels
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
         """Map tensors (N, K C, H, W), each with K maps an image and M in all, to (N M, out_channels, 1, 1)."""
-        of_whole, of_quarters = self.weight.split(self.split, dim=1)
-        of_quarters = of_quarters.view(-1, self.split[0], 2, 2)
+        of_whole, of_quarters = self.weight[:, : self.channels], self.weight[:, self.channels :]
+        of_quarters = of_quarters.view(-1, self.channels, 2, 2)
         height, width = maps[0].shape[-2:]
         if height % 2 == 0 and width % 2 == 0:
             quarters = self._joined([functional.avg_pool2d(x, (height // 2, width // 2)) for x in maps])
@@ -80,7 +80,7 @@ class PyramidLinear(nn.Conv2d):
 
     def _joined(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
         """Make one tensor (N M, C, h, w) of all maps."""
-        return torch.cat([x.unflatten(1, (-1, self.split[0])) for x in pooled], dim=1).flatten(0, 1)
+        return torch.cat([x.unflatten(1, (-1, self.channels)) for x in pooled], dim=1).flatten(0, 1)
 
 
 class SpatialPyramidRecalibration(nn.Module):
@@ -135,7 +135,8 @@ class ParallelConvolutionalAttentionRecalibration(nn.Module):
         branches = [branch(x) for branch in self.branches]
         weights = self.branch_weights(branches).to(branches[0].dtype)  # autocast on a GPU makes them float32
         w1, w2, w3 = weights.unbind(dim=1)
-        y1, y2, y3 = (y for branch in branches for y in branch.split(self.channels, dim=1))
+        channels = self.channels
+        y1, y2, y3 = (y[:, i : i + channels] for y in branches for i in range(0, y.shape[1], channels))
         # Not the sum of a stack, which copies all three, and into another layout than the convolutions around it use.
         return torch.addcmul(torch.addcmul(w1 * y1, w2, y2), w3, y3)
 

@@ -7,11 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from anomalib.data.utils.tiler import Tiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
-from destseg_anomalib.models.tiles import OVERLAP, _starts, tiled
+from destseg_anomalib.models.tiles import Tiling, _starts, square, tiled
 
 SIZES = st.integers(1, 90)
 
@@ -20,18 +21,21 @@ SIZES = st.integers(1, 90)
 @given(height=SIZES, width=SIZES, side=st.integers(8, 40), count=st.integers(1, 3))
 def test_what_no_tile_says_otherwise_is_said_by_the_whole(height: int, width: int, side: int, count: int) -> None:
     images = torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height))
-    torch.testing.assert_close(tiled(lambda tiles: tiles[:, :1], images, side), images[:, :1], rtol=1e-6, atol=1e-6)
-    constant = tiled(lambda tiles: torch.full_like(tiles[:, :1], 0.3), images, side)
+    torch.testing.assert_close(
+        tiled(lambda tiles: tiles[:, :1], images, square(side)), images[:, :1], rtol=1e-6, atol=1e-6
+    )
+    constant = tiled(lambda tiles: torch.full_like(tiles[:, :1], 0.3), images, square(side))
     torch.testing.assert_close(constant, torch.full_like(constant, 0.3), rtol=1e-6, atol=0)
 
 
 @given(length=st.integers(1, 500), side=st.integers(1, 500))
 def test_tiles_reach_from_end_to_end_and_overlap_by_a_quarter(length: int, side: int) -> None:
+    stride = square(side).stride[0]
     side = min(side, length)
-    starts = list(_starts(length, side))
+    starts = _starts(length, side, stride)
     assert starts[0] == 0
     assert starts[-1] + side == length
-    assert all(0 < b - a <= max(side * (1 - OVERLAP), 1) for a, b in pairwise(starts))
+    assert all(0 < b - a <= stride for a, b in pairwise(starts))
 
 
 @pytest.mark.parametrize("side", [64, 128])
@@ -41,13 +45,13 @@ def test_a_map_that_every_tile_has_wrong_at_its_border_has_no_step_there(side: i
         maps[..., 0, :] = maps[..., -1, :] = maps[..., 0] = maps[..., -1] = 1
         return maps
 
-    inner = tiled(wrong, torch.zeros(1, 3, 300, 300), side)[..., 1:-1, 1:-1]
+    inner = tiled(wrong, torch.zeros(1, 3, 300, 300), square(side))[..., 1:-1, 1:-1]
     assert inner.max() < 4 / side  # of 1, where one tile ends and others go on
 
 
 def test_no_more_tiles_at_once_than_memory_is_meant_for() -> None:
     seen = []
-    tiled(lambda tiles: seen.append(len(tiles)) or tiles[:, :1], torch.rand(2, 3, 64, 64), 16)
+    tiled(lambda tiles: seen.append(len(tiles)) or tiles[:, :1], torch.rand(2, 3, 64, 64), square(16))
     assert max(seen) == 8
     assert sum(seen) == 2 * 25
 
@@ -64,6 +68,21 @@ def test_a_model_judges_tiles_as_it_judges_pictures_of_their_size() -> None:
     assert (between >= torch.minimum(left[..., 48:], right[..., :16]) - 1e-5).all()
     assert (between <= torch.maximum(left[..., 48:], right[..., :16]) + 1e-5).all()
     assert model(images[..., :40, :40]).anomaly_map.shape == (1, 1, 40, 40)
+
+
+def test_the_tiler_of_anomalibs_callback_cuts_as_it_says() -> None:
+    model, images = DeSTSegModel("resnet18", pre_trained=False).eval(), torch.rand(1, 3, 64, 112)
+    assert model.tiler is None
+    with torch.no_grad():
+        model.tiler = Tiler((64, 64), (48, 48))
+        as_told = model(images).anomaly_map
+        model.tiling = square(64)
+        assert torch.equal(model(images).anomaly_map, as_told)
+        model.tiler = Tiler((32, 64), (32, 48))
+        assert model.tiling == Tiling((32, 64), (32, 48))
+        assert not torch.equal(model(images).anomaly_map, as_told)
+    with pytest.raises(ValueError, match=r"^remove_border_count=4 would leave the border of each image unjudged"):
+        model.tiler = Tiler(64, 64, remove_border_count=4)
 
 
 @pytest.mark.parametrize("tile", [None, 64])

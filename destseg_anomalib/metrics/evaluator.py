@@ -5,7 +5,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
-from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
+from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric, bits_for
 from destseg_anomalib.metrics.images import (
     ImageRecord,
     ground_truth_notes,
@@ -65,7 +65,7 @@ class RawMapEvaluator(Evaluator):
         bits: ``None`` for exact figures in 4 bytes of memory a pixel. With a number, pixels are counted in
             histograms of the leading bits of their float32 scores: memory does not grow with the pixels. 18 is
             good to 1e-5 on usual maps, and ``IAP_lower``, ``IAP_upper``, ``IAP@90_lower`` and ``IAP@90_upper`` are
-            logged as well, bounds that the exact figures cannot leave.
+            logged as well, bounds that the exact figures cannot leave. ``"auto"`` is exact up to a gibibyte.
         val_metrics: Metrics to log in validation, such as one that early stopping watches.
         test_metrics: Metrics to log in a test beside the figures above.
         compute_on_cpu: Whether these metrics are kept in CPU memory where there is one device, as in anomalib.
@@ -90,7 +90,7 @@ class RawMapEvaluator(Evaluator):
 
     def __init__(
         self,
-        bits: int | None = None,
+        bits: int | Literal["auto"] | None = "auto",
         val_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
         test_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
         compute_on_cpu: bool = True,
@@ -104,7 +104,8 @@ class RawMapEvaluator(Evaluator):
         super().__init__(val_metrics, [*at_threshold, *self.validate_metrics(test_metrics)], compute_on_cpu)
         check_names(list(self.test_metrics), FIGURES if bits is None else FIGURES + BOUNDS)
         rank_raw_values([*self.val_metrics, *self.test_metrics])
-        self.pixels = PixelFiguresMetric(bits=bits)
+        self.chooses_bits = bits == "auto"
+        self.pixels = PixelFiguresMetric(bits=None if isinstance(bits, str) else bits)
         self.images: list[ImageRecord] = []
         self.verdicts: list[Verdict] = []
         self._raw = RawBatch()
@@ -148,6 +149,8 @@ class RawMapEvaluator(Evaluator):
         update_metrics(self.test_metrics, batch, anomaly_map, pred_score)
         images = image_records(batch, pred_score, image_names(batch, trainer.global_rank, len(self.images)))
         if anomaly_map is not None and batch.gt_mask is not None:
+            if self.chooses_bits and not self.images:
+                self.pixels = _store_for(trainer, anomaly_map).to(self.pixels.device)
             masks, inside = batch.gt_mask.bool().cpu().flatten(0, -3), _looked_at(pl_module, batch.gt_mask.shape[-2:])
             pre_processor = getattr(pl_module, "pre_processor", None)
             self.pixels.update(anomaly_map, masks, [image.path for image in images], inside)
@@ -161,33 +164,48 @@ class RawMapEvaluator(Evaluator):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log all figures, say what is odd about the ground truth, and write the instance report."""
         images, said = of_all_processes(trainer, self.images), of_all_processes(trainer, self.verdicts)
-        self._log(trainer, {"image_AUROC": image_auroc(images)})
+        _log(self, trainer, {"image_AUROC": image_auroc(images)})
         if any(image.regions is not None for image in images):
             figures = self.pixels.compute()
-            self._log(trainer, _named(figures, bracket=self.pixels.bits is not None))
+            _log(self, trainer, _named(figures, bracket=self.pixels.bits is not None))
             if trainer.is_global_zero and figures.regions.scores.size and not trainer.barebones:
                 write_report(folder_of_heat_maps(trainer, pl_module), images, figures, said)
-        self._log(trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
+        _log(self, trainer, {metric.name: metric for metric in self.test_metrics if metric.update_called})
         if trainer.is_global_zero:
             report_operating_point(trainer, pl_module, images, said)
             for note in ground_truth_notes(images, distributed=trainer.world_size > 1):
                 logger.warning(note)
         self._forget()
 
-    def _log(self, trainer: Trainer, figures: Mapping[str, float | Metric]) -> None:
-        """Log figures that are the same in every process, and metrics that bring their processes together."""
-        for name, value in figures.items():
-            if trainer.barebones:  # logging is off: set the values by hand, as anomalib's evaluator does
-                figure = value.compute() if isinstance(value, Metric) else torch.tensor(value)
-                trainer.callback_metrics[name] = trainer.logged_metrics[name] = figure
-            else:
-                self.log(name, value, sync_dist=True)
-
     def _forget(self) -> None:
         """Empty the store; metrics that were logged are read by Lightning after this."""
         self.pixels.reset()
         self.images, self.verdicts, self._mask_files = [], [], {}
         self._raw.take()
+
+
+def _log(evaluator: Evaluator, trainer: Trainer, figures: Mapping[str, float | Metric]) -> None:
+    """Log figures that are the same in every process, and metrics that bring their processes together."""
+    for name, value in figures.items():
+        if trainer.barebones:  # logging is off: set the values by hand, as anomalib's evaluator does
+            figure = value.compute() if isinstance(value, Metric) else torch.tensor(value)
+            trainer.callback_metrics[name] = trainer.logged_metrics[name] = figure
+        else:
+            evaluator.log(name, value, sync_dist=True)
+
+
+def _store_for(trainer: Trainer, first: torch.Tensor) -> PixelFiguresMetric:
+    """Make the store that suits the maps of a test, of which the first batch is known."""
+    pixels = int(trainer.num_test_batches[0]) * trainer.world_size * first.numel()
+    bits = trainer.strategy.broadcast(bits_for(pixels))
+    if bits is not None:
+        logger.info(
+            "The maps of this test have about %d million pixels: they are counted by the first %d bits of their scores "
+            "instead of kept, and bounds of IAP and IAP@90 are logged beside them.",
+            pixels // 10**6,
+            bits,
+        )
+    return PixelFiguresMetric(bits=bits)
 
 
 def _looked_at(pl_module: LightningModule, size: torch.Size) -> NDArray[np.bool_] | None:

@@ -78,6 +78,22 @@ def pixel_figures(pixels: ExactPixels | BinnedPixels, regions: Regions) -> Pixel
     )
 
 
+def bits_for(pixels: int) -> int | None:
+    """Choose how pixels are kept: exactly, or counted where they would take more than a gibibyte.
+
+    Args:
+        pixels: Of all maps of a test.
+
+    Returns:
+        `bits` of `PixelFiguresMetric`.
+
+    Example:
+        >>> bits_for(1000 * 256**2), bits_for(1000 * 2048**2)
+        (None, 18)
+    """
+    return None if 4 * pixels <= 1 << 30 else 18
+
+
 class PixelFiguresMetric(PixelStore):
     """Store that computes :class:`PixelFigures`.
 

@@ -18,7 +18,12 @@ from brightness import Brightness, BrightnessModel, engine, parts
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
-from destseg_anomalib.metrics import RawMapEvaluator, instance_average_precision, precision_at_instance_recall
+from destseg_anomalib.metrics import (
+    RawMapEvaluator,
+    evaluator,
+    instance_average_precision,
+    precision_at_instance_recall,
+)
 
 RANKED = {"image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max", "IAP", "IAP@90"}
 AT_THRESHOLD = {"image_F1Score", "pixel_F1Score"}
@@ -112,6 +117,20 @@ def test_bounded_mode_logs_its_bracket(tmp_path, part_folder) -> None:
     assert figures.keys() - exact.keys() == {"IAP_lower", "IAP_upper", "IAP@90_lower", "IAP@90_upper"}
     for name in ("IAP", "IAP@90"):
         assert figures[f"{name}_lower"] - 1e-7 <= exact[name] <= figures[f"{name}_upper"] + 1e-7
+
+
+def test_pixels_are_counted_where_they_would_take_more_than_a_gibibyte(
+    tmp_path, part_folder, caplog, monkeypatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(evaluator, "bits_for", lambda pixels: seen.append(pixels) or 18)
+    with caplog.at_level("INFO"):
+        counted, _, model = run(tmp_path)
+    assert seen == [6 * 40 * 40]
+    assert model.evaluator.pixels.bits == 18
+    assert counted == run(tmp_path, RawMapEvaluator(bits=18))[0]
+    assert "million pixels: they are counted by the first 18 bits" in caplog.text
+    assert run(tmp_path, RawMapEvaluator(bits=None))[0].keys() == RANKED | AT_THRESHOLD
 
 
 def test_barebones_runs_have_the_figures_too(tmp_path, part_folder) -> None:

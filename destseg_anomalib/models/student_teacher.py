@@ -192,6 +192,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
     def __call__(self, images: torch.Tensor) -> InferenceBatch:
         """Call the module; once compiled, it takes batches of any length, such as the last one of a test."""
         if self._compiled_call_impl is not None and not torch.compiler.is_compiling():
+            images = images.as_subclass(torch.Tensor)  # the compiler does not know torchvision's
             torch._dynamo.maybe_mark_dynamic(images, 0)
         return super().__call__(images)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from brightness import Brightness, engine, parts
 from torch import distributed, multiprocessing
 
 from destseg_anomalib.metrics import RawMapEvaluator
@@ -19,6 +18,7 @@ from destseg_anomalib.metrics.curves import mean_precision
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.iap import _IAP, _IAPAtRecall
 from tests.conftest import make_part_folder
+from tests.unit.metrics.brightness import Brightness, engine, parts
 
 
 def image_sets() -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +80,8 @@ def test_a_test_by_two_processes_reports_what_one_reports(tmp_path: Path) -> Non
     # Three normal and two defective images, which two processes cannot share evenly.
     (uneven / "test" / "hole" / "002.png").unlink()
     (uneven / "ground_truth" / "hole" / "002_mask.png").unlink()
-    script = Path(__file__).with_name("brightness.py")
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[2]
+    script = root / "tests" / "unit" / "metrics" / "brightness.py"
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",

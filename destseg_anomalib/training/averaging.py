@@ -32,9 +32,16 @@ class WeightAverage:
         network: Network that learns, on its device; its tensors must stay what they are, and be changed in place.
         averaged: Tensors of an earlier average by name, to go on from.
         count: How many steps that average has taken in.
+        window: What stands for 10 above.
     """
 
-    def __init__(self, network: nn.Module, averaged: Mapping[str, torch.Tensor] | None = None, count: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        averaged: Mapping[str, torch.Tensor] | None = None,
+        count: int = 0,
+        window: int = WINDOW,
+    ) -> None:
         self._network = network.state_dict()
         self._other = {name: value.clone() for name, value in self._network.items()}
         for name, value in (averaged or {}).items():
@@ -44,12 +51,13 @@ class WeightAverage:
         # How many batches a batch norm has seen is no weight: the average has what the network has.
         self._counts = [(self._other[name], self._network[name]) for name in self._network.keys() - set(floats)]
         self._served = False
+        self._window = window
         self.count = count
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the step that the network has just taken."""
-        get_ema_multi_avg_fn(self.count / (self.count + WINDOW))(*self._floats, None)
+        get_ema_multi_avg_fn(self.count / (self.count + self._window))(*self._floats, None)
         for averaged, current in self._counts:
             averaged.copy_(current)
         self.count += 1

@@ -73,7 +73,7 @@ def test_one_training_is_asked_for_its_last_step_its_average_and_both_with_a_wit
     averaged_weights.main()
     rows = pd.read_csv(tmp_path / "figures.csv")
     assert sorted(set(rows.step)) == [46, 47, 48, 49, 50]
-    assert len(rows) == 5 * 2 * len(averaged_weights.WITNESSES)
+    assert len(rows) == 5 * 3 * len(averaged_weights.WITNESSES)
     assert rows[averaged_weights.FIGURES].notna().all(axis=None)
     plain = rows[(rows.step == 50) & (rows.witness == 0)].set_index("map")
     assert plain.loc["last step", "pixel_AP"] != plain.loc["averaged", "pixel_AP"]

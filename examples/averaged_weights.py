@@ -12,6 +12,8 @@ to the file as they are measured, and a seed that is there is not trained again;
 three tables: figures after the training, mean ± std over the seeds; how far they spread over the seeds and over the
 last five steps; figures by step.
 
+With ``--recount``, also the last step with batch-norm statistics of many batches: is chance in weights, or in these?
+
 ``--training`` tries something else: ``falling_rate``, learning rates that fall to zero over the last fifth of phase 2,
 or ``averaged_student``, a student that is averaged in phase 1 as well, and read in phase 2 as it is on average.
 """
@@ -19,6 +21,7 @@ or ``averaged_student``, a student that is averaged in phase 1 as well, and read
 import argparse
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -47,6 +50,7 @@ FIGURES = ["image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "IAP", "IAP@
 RUN = ["set", "model", "training", "student_steps", "segmentation_steps"]
 WITNESSES = (0.0, 0.25, 0.5, 1.0)
 BITS = 18  # of a background score: dozens of maps are ranked at once
+RECOUNTED = 25  # batches that statistics are counted over
 SHORTER = 30  # window of the shorter average
 LAST = 5  # steps at distances of 2 % of phase 2
 
@@ -89,25 +93,24 @@ class Snapshots(Callback):
     def __init__(self, steps: set[int]) -> None:
         self.steps = steps
         self.kept: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+        self.batches: deque[torch.Tensor] = deque(maxlen=RECOUNTED)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the shorter average."""
         del trainer
+        self.generator = pl_module.generator
         self.shorter = WeightAverage(pl_module.model.segmentation, window=SHORTER)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        """Keep all three."""
-        del args
+        """Keep all three, and the batch."""
+        self.batches.append(args[1].image)
         done = trainer.global_step - pl_module.hparams.student_steps
         if done > 0:
             self.shorter.update()
         if done in self.steps:
-            states = {
-                "last step": pl_module.average.last,
-                "averaged": pl_module.average.averaged,
-                "averaged, shorter": self.shorter.averaged,
-            }
-            for kind, state in states.items():
+            average, shorter = pl_module.average, self.shorter.averaged
+            kinds = {"last step": average.last, "averaged": average.averaged, "averaged, shorter": shorter}
+            for kind, state in kinds.items():
                 self.kept[done, kind] = {name: value.cpu().clone() for name, value in state.items()}
 
 
@@ -122,9 +125,8 @@ class Side(NamedTuple):
 def steps_to_look_at(steps: int, *, curve: bool) -> set[int]:
     """Pick steps of phase 2: the last five at distances of 2 %, and perhaps others on the way."""
     last = {steps - round(0.02 * steps * back) for back in range(LAST)}
-    return last | (
-        {max(1, round(share * steps)) for share in (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75)} if curve else set()
-    )
+    shares = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75) if curve else ()
+    return last | {max(1, round(share * steps)) for share in shares}
 
 
 def train(
@@ -152,6 +154,25 @@ def train(
         engine = Engine(default_root_dir=folder, precision=arguments.precision, callbacks=callbacks, **quiet)
         engine.fit(model, datamodule=data)
     return model, snapshots, (time.monotonic() - start) / 60
+
+
+@torch.no_grad()
+def recount(model: DeSTSeg | PFADSeg, snapshots: Snapshots, precision: str) -> None:
+    """Add the last steps with batch-norm statistics of many batches, corrupted as in a step."""
+    network, generator = model.model.eval(), torch.Generator().manual_seed(0)
+    for (step, kind), state in [*snapshots.kept.items()][-3 * LAST :]:
+        if kind != "last step":
+            continue
+        network.segmentation.load_state_dict(state)
+        for layer in network.segmentation.train().modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.reset_running_stats()
+                layer.momentum = None  # the mean over all batches
+        for images in snapshots.batches:
+            with Fabric(accelerator="cpu", precision=precision).autocast():
+                network.segment(*network.features(snapshots.generator(images, generator).corrupted))
+        counted = network.segmentation.state_dict()
+        snapshots.kept[step, "last step, recounted"] = {name: value.clone() for name, value in counted.items()}
 
 
 @torch.no_grad()
@@ -253,6 +274,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="file of teacher weights")
     parser.add_argument("--textures", help="folder of pictures for anomalies")
     parser.add_argument("--precision", default="bf16-mixed", help="32-true on hardware without bfloat16")
+    parser.add_argument("--recount", action="store_true", help="look at the statistics of batch norms alone, too")
     parser.add_argument("--curve", action="store_true", help="look at steps on the way, too")
     parser.add_argument("--out", type=Path, default=Path("averaged_weights.csv"))
     arguments = parser.parse_args()
@@ -265,6 +287,8 @@ def main() -> None:
     def rows_of(seed: int) -> Iterator[dict[str, Any]]:
         data = get_datamodule(config)
         model, snapshots, minutes = train(arguments, seed, data)
+        if arguments.recount:
+            recount(model, snapshots, arguments.precision)
         known = {"minutes": round(minutes, 1), "machine": machine()}
         yield from (known | row for row in measure(model, snapshots, data, arguments.precision))
 

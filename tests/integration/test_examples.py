@@ -68,12 +68,12 @@ def test_one_training_is_asked_for_its_last_step_its_average_and_both_with_a_wit
 
     write_data(tmp_path / "data.yaml", part_folder)
     settings = ["--steps", "2", "50", "--batch", "2", "--size", "32", "--backbone", "tf_efficientnet_lite0"]
-    settings += ["--precision", "32-true", "--out", str(tmp_path / "figures.csv")]
+    settings += ["--precision", "32-true", "--recount", "--out", str(tmp_path / "figures.csv")]
     monkeypatch.setattr("sys.argv", ["averaged_weights.py", str(tmp_path / "data.yaml"), *settings])
     averaged_weights.main()
     rows = pd.read_csv(tmp_path / "figures.csv")
     assert sorted(set(rows.step)) == [46, 47, 48, 49, 50]
-    assert len(rows) == 5 * 3 * len(averaged_weights.WITNESSES)
+    assert len(rows) == 5 * 4 * len(averaged_weights.WITNESSES)
     assert rows[averaged_weights.FIGURES].notna().all(axis=None)
     plain = rows[(rows.step == 50) & (rows.witness == 0)].set_index("map")
     assert plain.loc["last step", "pixel_AP"] != plain.loc["averaged", "pixel_AP"]

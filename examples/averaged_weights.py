@@ -292,8 +292,7 @@ def main() -> None:
         known = {"minutes": round(minutes, 1), "machine": machine()}
         yield from (known | row for row in measure(model, snapshots, data, arguments.precision))
 
-    rows = collect(arguments.out, run, arguments.seeds, rows_of)
-    report(rows)
+    report(collect(arguments.out, run, arguments.seeds, rows_of))
 
 
 if __name__ == "__main__":

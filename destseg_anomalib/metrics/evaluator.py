@@ -105,7 +105,7 @@ class RawMapEvaluator(Evaluator):
         check_names(list(self.test_metrics), FIGURES if bits is None else FIGURES + BOUNDS)
         rank_raw_values([*self.val_metrics, *self.test_metrics])
         self.chooses_bits = bits == "auto"
-        self.pixels = PixelFiguresMetric(bits=None if isinstance(bits, str) else bits)
+        self.pixels = PixelFiguresMetric(bits=None if bits == "auto" else bits)
         self.images: list[ImageRecord] = []
         self.verdicts: list[Verdict] = []
         self._raw = RawBatch()

@@ -163,3 +163,10 @@ def quiet_engine(folder: Path, **kwargs: Any) -> "Engine":
 def same_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Tell whether two state dicts are equal to the last bit; thresholds that are not set are NaN."""
     return one.keys() == other.keys() and all(torch.equal(one[k].nan_to_num(), other[k].nan_to_num()) for k in one)
+
+
+def assert_near(actual: Any, expected: Any, limit: float) -> None:
+    """Compare with what the map varies by, which rounding in a network must not reach."""
+    assert actual.anomaly_map.dtype == actual.pred_score.dtype == torch.float32
+    assert (actual.anomaly_map - expected.anomaly_map).abs().max() < limit * expected.anomaly_map.std() > 0
+    assert torch.allclose(actual.pred_score, expected.pred_score, atol=limit)

@@ -151,5 +151,5 @@ class Collate:
             return PackedImages(torch.stack(list(images)))
         # Whoever cuts images cuts their masks too; those of normal images are empty.
         masks = (Mask(torch.zeros(image.shape[-2:], dtype=torch.bool)) for image in images)
-        items = [ImageItem(image=image.float() / 255, gt_mask=mask) for image, mask in zip(images, masks, strict=True)]
+        items = [ImageItem(image=as_floats(image), gt_mask=mask) for image, mask in zip(images, masks, strict=True)]
         return self.external(items)

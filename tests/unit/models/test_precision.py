@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from destseg_anomalib.models.destseg import DeSTSegModel
 from destseg_anomalib.models.pfadseg import PFADSegModel
 from destseg_anomalib.models.student_teacher import StudentTeacherModel
+from tests.conftest import assert_near
 
 VARIANTS = {
     "DeSTSeg": lambda: DeSTSegModel("test_resnet", pre_trained=False),
@@ -28,13 +29,6 @@ def model(request) -> StudentTeacherModel:
     if model.segmentation is not None:
         model.segmentation.head[-1].weight.data *= 100  # an untrained map is nearly constant
     return model
-
-
-def assert_near(actual, expected, limit: float) -> None:
-    """Compare with what the map varies by, which rounding in a network must not reach."""
-    assert actual.anomaly_map.dtype == actual.pred_score.dtype == torch.float32
-    assert (actual.anomaly_map - expected.anomaly_map).abs().max() < limit * expected.anomaly_map.std() > 0
-    assert torch.allclose(actual.pred_score, expected.pred_score, atol=limit)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 0.2), (torch.bfloat16, 1.0), (torch.float64, 0.01)])

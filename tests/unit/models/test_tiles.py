@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
-from destseg_anomalib.models.tiles import Tiling, _starts, square, tiled
+from destseg_anomalib.models.tiles import OVERLAP, Tiling, _starts, square, tiled
 
 SIZES = st.integers(1, 90)
 
@@ -35,7 +35,7 @@ def test_tiles_reach_from_end_to_end_and_overlap_by_a_quarter(length: int, side:
     starts = _starts(length, side, stride)
     assert starts[0] == 0
     assert starts[-1] + side == length
-    assert all(0 < b - a <= stride for a, b in pairwise(starts))
+    assert all(0 < b - a <= max(side * (1 - OVERLAP), 1) for a, b in pairwise(starts))
 
 
 @pytest.mark.parametrize("side", [64, 128])

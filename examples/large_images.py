@@ -3,30 +3,33 @@
 
 """Small defects in large pictures: reduced to 256 x 256, or trained on crops and judged whole or in tiles.
 
-    python examples/large_images.py --size 1024 1024
+    python examples/large_images.py --size 1024 1024 --picture large_images.png
     python examples/large_images.py configs/data/folder.yaml --size 1280 512 --patchcore --out large_images.csv
 
 Every side is measured on the same ground truth, that of the large size; maps of reduced pictures are enlarged to it.
 Each model is trained for the same steps of as many images of as many pixels. Rows are added to the file as they are
-measured; at the end it is printed as a table, mean and standard deviation over the seeds.
+measured; at the end it is printed as a table, mean and standard deviation over the seeds. The picture, of the last
+training, shows a window of three defective pieces, with the maps of both sides and the outlines of the truth.
 """
 
 import argparse
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-import psutil
+import matplotlib.pyplot as plt
 import torch
 import yaml
-from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data import AnomalibDataModule, DatasetItem, get_datamodule
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, Patchcore
 from anomalib.pre_processing import PreProcessor
 from averaged_weights import BITS, collect, show
 from benchmark_synthesis import machine
+from inference_paths import megabytes
 from lightning.fabric import Fabric
 from lightning.pytorch import seed_everything
 from torch.nn import functional
@@ -40,6 +43,7 @@ from destseg_anomalib.models.tiles import square
 
 SMALL = (256, 256)
 FIGURES = ["pixel_AP", "pixel_AUPRO", "IAP", "IAP@90"]
+WINDOW = 256  # pixels of a side that the picture shows
 
 
 def open_data(arguments: argparse.Namespace) -> AnomalibDataModule:
@@ -52,35 +56,53 @@ def open_data(arguments: argparse.Namespace) -> AnomalibDataModule:
     return get_datamodule(config)
 
 
-def train(arguments: argparse.Namespace, model: AnomalibModule, seed: int) -> tuple[AnomalibDataModule, float, float]:
-    """Train; return the data, minutes, and MiB that the process has grown by."""
-    data, process, start = open_data(arguments), psutil.Process(), time.monotonic()
-    before = process.memory_info().rss
+def train(arguments: argparse.Namespace, model: AnomalibModule, seed: int) -> tuple[AnomalibDataModule, dict[str, Any]]:
+    """Train; return the data, and minutes and MiB of the process at its peak."""
+    data, start = open_data(arguments), time.monotonic()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is that of another training
     seed_everything(seed, verbose=False)
     with TemporaryDirectory() as folder:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
         precision = arguments.precision if isinstance(model, DeSTSeg) else "32-true"
         Engine(default_root_dir=folder, precision=precision, **quiet).fit(model, datamodule=data)
-    return data, (time.monotonic() - start) / 60, (process.memory_info().rss - before) / 2**20
+    minutes = round((time.monotonic() - start) / 60, 1)
+    return data, {"machine": machine(), "minutes": minutes, "MiB": round(megabytes("VmHWM"))}
+
+
+class Judged(NamedTuple):
+    """A test picture (1, 3, H, W), its truth (1, H, W) and map (1, 1, H, W), all at the large size, and seconds."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    anomaly_map: torch.Tensor
+    seconds: float
+
+
+Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
-def measure(
-    predict: Callable[[torch.Tensor], torch.Tensor],
-    data: AnomalibDataModule,
-    size: tuple[int, int],
-    seen: tuple[int, int],
-) -> dict[str, float]:
-    """Judge the test pictures one by one: figures on ground truth of a size, seconds a picture."""
-    store, seconds = PixelFiguresMetric(bits=BITS), 0.0
+def judged(
+    predict: Predict, pictures: Iterable[DatasetItem], size: tuple[int, int], seen: tuple[int, int]
+) -> Iterator[Judged]:
+    """Judge pictures one by one, as a model sees them, and bring maps and truth to a size."""
     large, small = RoundedBilinearResize(size), RoundedBilinearResize(seen)
-    for item in data.test_data:
-        _, mask = large(item.image, item.gt_mask)
-        image = small(item.image)
+    for item in pictures:
+        image, mask = large(item.image, item.gt_mask)
+        given = small(item.image)[None]
         start = time.monotonic()
-        anomaly_map = predict(image[None])
-        seconds += time.monotonic() - start
-        store.update(functional.interpolate(anomaly_map.float(), size, mode="bilinear"), mask[None])
+        found = predict(given)
+        seconds = time.monotonic() - start
+        anomaly_map = functional.interpolate(found.float(), size, mode="bilinear")
+        yield Judged(image[None], mask[None], anomaly_map, seconds)
+
+
+def measure(pictures: Iterable[Judged]) -> dict[str, float]:
+    """Compute figures, and seconds a picture."""
+    store, seconds = PixelFiguresMetric(bits=BITS), []
+    for picture in pictures:
+        store.update(picture.anomaly_map, picture.mask)
+        seconds.append(picture.seconds)
     figures = store.compute()
     precision = figures.curve.precision
     values = (
@@ -89,7 +111,27 @@ def measure(
         mean_precision(precision),
         precision_at(precision, 0.9),
     )
-    return dict(zip(FIGURES, values, strict=True)) | {"s a picture": seconds / len(data.test_data)}
+    return dict(zip(FIGURES, values, strict=True)) | {"s a picture": statistics.mean(seconds)}
+
+
+def draw(path: Path, sides: dict[str, list[Judged]]) -> None:
+    """Show windows of the same pictures with the maps of all sides."""
+    count = len(next(iter(sides.values())))
+    figure, axes = plt.subplots(count, 1 + len(sides), figsize=(3 * (1 + len(sides)), 3 * count), squeeze=False)
+    for row, found in zip(axes, zip(*sides.values(), strict=True), strict=True):
+        mask, image = found[0].mask[0], found[0].image[0]
+        corner = mask.nonzero()[mask.sum() // 2] - WINDOW // 2  # around a defect
+        top, left = corner.minimum(torch.tensor(mask.shape) - WINDOW).clamp(min=0).tolist()
+        window = slice(top, top + WINDOW), slice(left, left + WINDOW)
+        row[0].imshow(image.permute(1, 2, 0)[window])
+        for axis, side in zip(row[1:], found, strict=True):
+            axis.imshow(side.anomaly_map[0, 0][window], cmap="gray_r", vmin=0, vmax=1)
+            axis.contour(mask[window].float(), levels=[0.5], colors="black", linewidths=0.6)
+    for axis, name in zip(axes[0], ("picture", *sides), strict=True):
+        axis.set_title(name, fontsize=10)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
 def destseg(arguments: argparse.Namespace, seed: int, size: tuple[int, int], crop: int | None) -> DeSTSeg:
@@ -109,8 +151,9 @@ def destseg(arguments: argparse.Namespace, seed: int, size: tuple[int, int], cro
 def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each way to judge a large picture."""
     size, autocast = tuple(arguments.size), Fabric(accelerator="cpu", precision=arguments.precision).autocast
+    shown: dict[str, list[Judged]] = {}
 
-    def maps_of(model: DeSTSeg) -> Callable[[torch.Tensor], torch.Tensor]:
+    def maps_of(model: DeSTSeg) -> Predict:
         network = model.model.cpu().eval()
 
         def predict(images: torch.Tensor) -> torch.Tensor:
@@ -124,23 +167,30 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
         (f"crops of {arguments.crop}", size, arguments.crop),
     ):
         model = destseg(arguments, seed, seen, crop)
-        data, minutes, grown = train(arguments, model, seed)
-        known = {"machine": machine(), "minutes": round(minutes, 1), "MiB": round(grown)}
-        for tile in (None,) if crop is None else (None, arguments.tile):
+        data, known = train(arguments, model, seed)
+        for tile in (None,) if crop is None else (max(size), arguments.tile):
             model.model.tiling = None if tile is None else square(tile)
-            judged = "" if crop is None else ", one pass" if tile is None else f", tiles of {tile}"
-            yield {"side": name + judged, **known, **measure(maps_of(model), data, size, seen)}
+            how = "" if crop is None else ", one pass" if tile == max(size) else f", tiles of {tile}"
+            yield {"side": name + how, **known, **measure(judged(maps_of(model), data.test_data, size, seen))}
+        defective = [item for item in data.test_data if item.gt_mask.any()]
+        shown[name] = [*judged(maps_of(model), defective[:: -(-len(defective) // 3)], size, seen)]
+    if arguments.picture is not None:
+        draw(arguments.picture, shown)
     if arguments.patchcore:
-        transform = Compose([RoundedBilinearResize(SMALL), Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
-        with pretrained_from(None if arguments.weights is None else str(arguments.weights)):
-            rival = Patchcore(
-                "resnet18", ["layer2", "layer3"], coreset_sampling_ratio=0.01, pre_processor=PreProcessor(transform)
-            )
-        data, minutes, grown = train(arguments, rival, seed)
-        network, normalize = rival.model.cpu().eval(), transform.transforms[1]
-        known = {"machine": machine(), "minutes": round(minutes, 1), "MiB": round(grown)}
-        found = measure(lambda images: network(normalize(images)).anomaly_map, data, size, SMALL)
-        yield {"side": "Patchcore, reduced to 256 x 256", **known, **found}
+        yield patchcore(arguments, seed, size)
+
+
+def patchcore(arguments: argparse.Namespace, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Make the row of Patchcore, which sees reduced pictures."""
+    transform = Compose([RoundedBilinearResize(SMALL), Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    with pretrained_from(None if arguments.weights is None else str(arguments.weights)):
+        rival = Patchcore(
+            "resnet18", ["layer2", "layer3"], coreset_sampling_ratio=0.01, pre_processor=PreProcessor(transform)
+        )
+    data, known = train(arguments, rival, seed)
+    network, normalize = rival.model.cpu().eval(), transform.transforms[1]
+    found = judged(lambda images: network(normalize(images)).anomaly_map, data.test_data, size, SMALL)
+    return {"side": "Patchcore, reduced to 256 x 256", **known, **measure(found)}
 
 
 def main() -> None:
@@ -160,6 +210,7 @@ def main() -> None:
     parser.add_argument("--textures", help="folder of pictures for anomalies")
     parser.add_argument("--precision", default="bf16-mixed", help="32-true on hardware without bfloat16")
     parser.add_argument("--patchcore", action="store_true", help="measure Patchcore with the same weights as well")
+    parser.add_argument("--picture", type=Path, help="where to draw maps of both sides")
     parser.add_argument("--out", type=Path, default=Path("large_images.csv"))
     arguments = parser.parse_args()
     name = "demo" if arguments.data is None else yaml.safe_load(arguments.data.read_text())["init_args"].get("name", "")

@@ -71,7 +71,7 @@ class StudentTeacherNetworks(nn.Module):
         top_t: How many of the highest pixels the image score averages; None for `TOP_SHARE` of them.
         distance_weight: How much the cosine distances say beside the segmentation network, see `DistanceWitness`.
         regions: Height and width of the `Regions` to look at, whose pixels are set later; None to look everywhere.
-        tile: Side in pixels of the tiles that an image is judged in, see `tiled`; None for one pass.
+        tile: Side in pixels of the tiles that an image is judged in; None for what `tiled` chooses by its size.
     """
 
     mean: torch.Tensor
@@ -243,7 +243,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
             [0, 1] (without the segmentation network in [0, 8]).
         """
         images = self.within_regions(images)
-        anomaly_map = self._map(images) if self.tiling is None else tiled(self._map, images, self.tiling)
+        anomaly_map = tiled(self._map, images, self.tiling)
         if self.regions is not None:
             anomaly_map = self.regions(anomaly_map)
         pixels = anomaly_map.flatten(start_dim=1)
@@ -252,7 +252,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
         return InferenceBatch(pred_score=top.mean(dim=1), anomaly_map=anomaly_map)
 
     def _map(self, images: torch.Tensor) -> torch.Tensor:
-        """Make the map (N, 1, H, W) of images in one pass."""
+        """Make the map (N, 1, H, W) of images or tiles."""
         teacher, student = self.features(images)
         if self.segmentation is None:
             small = distance_map(teacher, student)

@@ -25,7 +25,7 @@ def check(arguments: Any) -> None:  # noqa: ANN401  a dictionary whose entries a
         msg = f"crop_size={crop} must lie between 1 and the sides of image_size={size}."
         raise ValueError(msg)
     if arguments.tile is not None and arguments.tile < 1:
-        msg = f"tile={arguments.tile} must be at least 1, in pixels, or None to judge an image in one pass."
+        msg = f"tile={arguments.tile} must be at least 1, in pixels, or None to follow the size of the image."
         raise ValueError(msg)
     if crop is not None and regions is not None:
         msg = f"crop_size={crop} cuts parts of images, of which regions={regions!r} says nothing: give one of both."

@@ -114,12 +114,14 @@ def test_reduced_pictures_and_crops_are_measured_on_one_ground_truth(
     monkeypatch.setattr(large_images, "SMALL", (64, 64))
     settings = ["--size", "96", "96", "--crop", "64", "--tile", "80", "--steps", "5", "2", "--batch", "2"]
     settings += ["--backbone", "tf_efficientnet_lite0", "--precision", "32-true", "--out", str(tmp_path / "large.csv")]
+    settings += ["--picture", str(tmp_path / "large.png")]
     monkeypatch.setattr("sys.argv", ["large_images.py", str(tmp_path / "data.yaml"), *settings])
     large_images.main()
     rows = pd.read_csv(tmp_path / "large.csv")
     assert rows.side.tolist() == ["reduced to 256 x 256", "crops of 64, one pass", "crops of 64, tiles of 80"]
     assert rows[large_images.FIGURES].notna().all(axis=None)
     assert rows.IAP[1] != rows.IAP[2]
+    assert cv2.imread(str(tmp_path / "large.png")).std() > 1
     assert "| parts | 96x96 | 5+2 | crops of 64, one pass |" in capsys.readouterr().out
     monkeypatch.setattr(large_images, "sides", None)  # what is in the file is not measured again
     large_images.main()

@@ -37,7 +37,8 @@ class PFADSegModel(StudentTeacherModel):
             of images of other sizes.
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
         regions: Height and width of the `Regions` to look at; None to look everywhere.
-        tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass.
+        tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass up to two million
+            pixels, and 512 above.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`.

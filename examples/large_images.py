@@ -9,13 +9,14 @@
 Every side is measured on the same ground truth, that of the large size; maps of reduced pictures are enlarged to it.
 Each model is trained for the same steps of as many images of as many pixels. Rows are added to the file as they are
 measured; at the end it is printed as a table, mean and standard deviation over the seeds. The picture, of the last
-training, shows a window of three defective pieces, with the maps of both sides and the outlines of the truth.
+training, shows windows of three defective pieces, the maps of both sides and the outlines of the truth: black is what
+lies above all that a side says of good pieces.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -97,12 +98,24 @@ def judged(
         yield Judged(image[None], mask[None], anomaly_map, seconds)
 
 
-def measure(pictures: Iterable[Judged]) -> dict[str, float]:
-    """Compute figures, and seconds a picture."""
-    store, seconds = PixelFiguresMetric(bits=BITS), []
-    for picture in pictures:
+class Side(NamedTuple):
+    """Figures of a side, some of the pictures that it judged, and the highest value of its maps of good pictures."""
+
+    figures: dict[str, float]
+    shown: list[Judged]
+    highest: float
+
+
+def measure(pictures: Iterable[Judged], show: Container[int] = ()) -> Side:
+    """Compute figures, and seconds a picture; keep pictures by their place."""
+    store, seconds, shown, highest = PixelFiguresMetric(bits=BITS), [], [], 0.0
+    for place, picture in enumerate(pictures):
         store.update(picture.anomaly_map, picture.mask)
         seconds.append(picture.seconds)
+        if place in show:
+            shown.append(picture)
+        if not picture.mask.any():
+            highest = max(highest, float(picture.anomaly_map.max()))
     figures = store.compute()
     precision = figures.curve.precision
     values = (
@@ -111,27 +124,29 @@ def measure(pictures: Iterable[Judged]) -> dict[str, float]:
         mean_precision(precision),
         precision_at(precision, 0.9),
     )
-    return dict(zip(FIGURES, values, strict=True)) | {"s a picture": statistics.mean(seconds)}
+    found = dict(zip(FIGURES, values, strict=True)) | {"s a picture": statistics.mean(seconds)}
+    return Side(found, shown, highest)
 
 
-def draw(path: Path, sides: dict[str, list[Judged]]) -> None:
+def draw(path: Path, sides: dict[str, Side]) -> None:
     """Show windows of the same pictures with the maps of all sides."""
-    count = len(next(iter(sides.values())))
-    figure, axes = plt.subplots(count, 1 + len(sides), figsize=(3 * (1 + len(sides)), 3 * count), squeeze=False)
-    for row, found in zip(axes, zip(*sides.values(), strict=True), strict=True):
-        mask, image = found[0].mask[0], found[0].image[0]
+    pictures = next(iter(sides.values())).shown
+    rows, columns = len(pictures), 1 + len(sides)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False, layout="tight")
+    for axis, name in zip(axes[0], ("picture", *sides), strict=True):
+        axis.set_title(name, fontsize=10)
+    for place, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
+        mask = picture.mask[0]
         corner = mask.nonzero()[mask.sum() // 2] - WINDOW // 2  # around a defect
         top, left = corner.minimum(torch.tensor(mask.shape) - WINDOW).clamp(min=0).tolist()
         window = slice(top, top + WINDOW), slice(left, left + WINDOW)
-        row[0].imshow(image.permute(1, 2, 0)[window])
-        for axis, side in zip(row[1:], found, strict=True):
-            axis.imshow(side.anomaly_map[0, 0][window], cmap="gray_r", vmin=0, vmax=1)
-            axis.contour(mask[window].float(), levels=[0.5], colors="black", linewidths=0.6)
-    for axis, name in zip(axes[0], ("picture", *sides), strict=True):
-        axis.set_title(name, fontsize=10)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+        row[0].imshow(picture.image[0].permute(1, 2, 0)[window])
+        for axis, side in zip(row[1:], sides.values(), strict=True):
+            axis.imshow(side.shown[place].anomaly_map[0, 0][window], cmap="gray_r", vmin=0, vmax=side.highest)
+            axis.contour(mask[window].float(), levels=[0.5], colors="tab:red", linewidths=0.8)
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=90)
 
 
 def destseg(arguments: argparse.Namespace, seed: int, size: tuple[int, int], crop: int | None) -> DeSTSeg:
@@ -151,7 +166,7 @@ def destseg(arguments: argparse.Namespace, seed: int, size: tuple[int, int], cro
 def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each way to judge a large picture."""
     size, autocast = tuple(arguments.size), Fabric(accelerator="cpu", precision=arguments.precision).autocast
-    shown: dict[str, list[Judged]] = {}
+    drawn: dict[str, Side] = {}
 
     def maps_of(model: DeSTSeg) -> Predict:
         network = model.model.cpu().eval()
@@ -168,14 +183,16 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
     ):
         model = destseg(arguments, seed, seen, crop)
         data, known = train(arguments, model, seed)
+        defective = data.test_data.samples.label_index.to_numpy().nonzero()[0]
         for tile in (None,) if crop is None else (max(size), arguments.tile):
             model.model.tiling = None if tile is None else square(tile)
             how = "" if crop is None else ", one pass" if tile == max(size) else f", tiles of {tile}"
-            yield {"side": name + how, **known, **measure(judged(maps_of(model), data.test_data, size, seen))}
-        defective = [item for item in data.test_data if item.gt_mask.any()]
-        shown[name] = [*judged(maps_of(model), defective[:: -(-len(defective) // 3)], size, seen)]
+            pictures = judged(maps_of(model), data.test_data, size, seen)
+            side = measure(pictures, show=defective[:: -(-len(defective) // 3)])
+            drawn.setdefault(name, side)
+            yield {"side": name + how, **known, **side.figures}
     if arguments.picture is not None:
-        draw(arguments.picture, shown)
+        draw(arguments.picture, drawn)
     if arguments.patchcore:
         yield patchcore(arguments, seed, size)
 
@@ -190,7 +207,7 @@ def patchcore(arguments: argparse.Namespace, seed: int, size: tuple[int, int]) -
     data, known = train(arguments, rival, seed)
     network, normalize = rival.model.cpu().eval(), transform.transforms[1]
     found = judged(lambda images: network(normalize(images)).anomaly_map, data.test_data, size, SMALL)
-    return {"side": "Patchcore, reduced to 256 x 256", **known, **measure(found)}
+    return {"side": "Patchcore, reduced to 256 x 256", **known, **measure(found).figures}
 
 
 def main() -> None:

@@ -42,6 +42,23 @@ def networks():
     return DeSTSeg(backbone="resnet18", pre_trained=False).model.eval()
 
 
+def test_steps_on_crops_and_a_large_picture_are_timed_beside_small_ones(monkeypatch, tmp_path, capsys) -> None:
+    import benchmark_large_images as cost
+
+    monkeypatch.setattr(cost, "SMALL", 64)
+    monkeypatch.setattr(cost, "TRAININGS", {"crops in memory": (256, True), "crops in a file": (256, False)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, second = list(cost.training_table(rounds=1))[1:]
+    assert first.startswith("| crops in memory | 0.")
+    assert first.endswith("| 1.000 |")
+    assert second.startswith("| crops in a file | 0.")
+    assert (tmp_path / "cache/destseg_anomalib/training_images").is_dir()
+    cost.judge("PyTorch float32", 128, 64, tmp_path)
+    name, *figures = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert name == "PyTorch float32"
+    assert float(figures[2]) > 0
+
+
 def test_the_other_side_draws_masks_with_the_statistics_of_the_official_ones() -> None:
     from official_style import draw_mask
 

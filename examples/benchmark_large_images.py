@@ -3,7 +3,7 @@
 
 """What large pictures cost: a step with crops beside one with whole pictures of that size, and a picture in tiles.
 
-    python examples/large_images_cost.py
+    python examples/benchmark_large_images.py
 
 Prints seconds a step of training on pictures of 256 x 256, and on crops of that size of the demo's pictures of
 1024 x 1024, kept in memory and in a file; then the time and memory of judging a picture of 4096 x 4096, beside the time

@@ -184,7 +184,7 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
         model = destseg(arguments, seed, seen, crop)
         data, known = train(arguments, model, seed)
         defective = data.test_data.samples.label_index.to_numpy().nonzero()[0]
-        for tile in (None,) if crop is None else (max(size), arguments.tile):
+        for tile in (None,) if crop is None else (max(size), *arguments.tile):
             model.model.tiling = None if tile is None else square(tile)
             how = "" if crop is None else ", one pass" if tile == max(size) else f", tiles of {tile}"
             pictures = judged(maps_of(model), data.test_data, size, seen)
@@ -218,7 +218,7 @@ def main() -> None:
         "--size", nargs=2, type=int, default=[1024, 1024], help="height and width of pictures and truth"
     )
     parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--tile", type=int, default=512)
+    parser.add_argument("--tile", type=int, nargs="+", default=[512])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", nargs=2, type=int, default=[200, 400], help="of student and segmentation network")
     parser.add_argument("--batch", type=int, default=8)

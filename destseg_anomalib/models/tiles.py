@@ -5,14 +5,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 OVERLAP = 0.125  # of a tile's side, shared with each neighbour
-SIDE = 512  # of a tile in pixels, where nothing else is said
-AT_ONCE = 2**21  # pixels that go through the networks together: 32 pictures of 256 x 256, 8 tiles of 512 x 512
+SIDE = 1024  # of a tile in pixels, where nothing else is said: one of 512 sees less of what is around, and finds less
+AT_ONCE = 2**21  # pixels that go through the networks together: 32 pictures of 256 x 256, 2 tiles of 1024 x 1024
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -66,9 +67,9 @@ def tiled(predict: Predict, images: torch.Tensor, tiling: Tiling | None) -> torc
     tiles = [images[..., top : top + tall, left : left + wide] for top in tops for left in lefts]
     maps = _in_a_loop(predict, tiles) if torch.compiler.is_exporting() else _in_batches(predict, tiles)
     rows = [maps[first : first + len(lefts)] for first in range(0, len(maps), len(lefts))]
-    strips = [_blended(row, lefts, width, tiling.stride[1]) for row in rows]
+    strips = [_blended(row, lefts, width) for row in rows]
     # Down as to the right: the weights of a tile are a product of one for each axis.
-    return _blended([strip.mT for strip in strips], tops, height, tiling.stride[0]).mT
+    return _blended([strip.mT for strip in strips], tops, height).mT
 
 
 def _in_pieces(predict: Predict, images: torch.Tensor) -> torch.Tensor:
@@ -104,11 +105,14 @@ def _in_a_loop(predict: Predict, tiles: Sequence[torch.Tensor]) -> list[torch.Te
     return list(maps.unbind())
 
 
-def _blended(parts: Sequence[torch.Tensor], starts: Sequence[int], length: int, stride: int) -> torch.Tensor:
+def _blended(parts: Sequence[torch.Tensor], starts: Sequence[int], length: int) -> torch.Tensor:
     """Join parts (N, 1, h, w) side by side to a strip (N, 1, h, length)."""
     side = parts[0].shape[-1]
     ends = [length - side - start for start in starts]
-    ramp = _ramp(side, side - stride, parts[0].device)
+    # Over all that two tiles share, which is more than asked for where they are spread evenly: the nearer to its edge,
+    # the less a tile knows.
+    shared = side - max((after - before for before, after in pairwise(starts)), default=0)
+    ramp = _ramp(side, shared, parts[0].device)
     weights = torch.stack([functional.pad(ramp, (start, end)) for start, end in zip(starts, ends, strict=True)])
     weights = weights / weights.sum(dim=0)
     return reduce(

@@ -231,7 +231,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("large_images.csv"))
     arguments = parser.parse_args()
     name = "demo" if arguments.data is None else yaml.safe_load(arguments.data.read_text())["init_args"].get("name", "")
-    run = {"set": name, "size": "x".join(map(str, arguments.size)), "steps": "+".join(map(str, arguments.steps))}
+    size, steps = "x".join(map(str, arguments.size)), "+".join(map(str, arguments.steps))
+    run = {"set": name, "size": size, "steps": steps, "backbone": arguments.backbone}
     rows = collect(arguments.out, run, arguments.seeds, lambda seed: sides(arguments, seed))
     groups = rows.groupby([*run, "side"], sort=False)
     columns = [*FIGURES, "minutes", "MiB", "s a picture"]

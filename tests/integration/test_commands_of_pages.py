@@ -85,6 +85,7 @@ SMALLER = {
     "anomalib predict": {"trainer": TRAINER},
     "python examples/train.py": {"size": 32, "steps": (1, 1), "batch": 4},
     "python examples/operating_point.py": {"sets": 1},
+    "python examples/first_gradient.py": {"seeds": 1},
     "python examples/evaluate_bundled.py": {"size": 32, "untrained": ()},
     "python examples/run_benchmark.py": {"size": 32, "models": "Patchcore"},
 }

@@ -122,6 +122,6 @@ def test_reduced_pictures_and_crops_are_measured_on_one_ground_truth(
     assert rows[large_images.FIGURES].notna().all(axis=None)
     assert rows.IAP[1] != rows.IAP[2]
     assert cv2.imread(str(tmp_path / "large.png")).std() > 1
-    assert "| parts | 96x96 | 5+2 | crops of 64, one pass |" in capsys.readouterr().out
+    assert "| parts | 96x96 | 5+2 | tf_efficientnet_lite0 | crops of 64, one pass |" in capsys.readouterr().out
     monkeypatch.setattr(large_images, "sides", None)  # what is in the file is not measured again
     large_images.main()

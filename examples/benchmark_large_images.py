@@ -77,21 +77,19 @@ def training_table(rounds: int) -> Iterator[str]:
         yield f"| {name} | {one:.3f} | {two:.3f} | {(one + two) / first:.3f} |"
 
 
-def build(size: int, tile: int | None) -> DeSTSeg:
+def build(size: int) -> DeSTSeg:
     """Make a model with random weights, and without a post-processor, whose thresholds come from a training."""
     torch.manual_seed(0)
-    return DeSTSeg(
-        "resnet18.tv_in1k", pre_trained=False, image_size=(size, size), tile=tile, post_processor=False
-    ).eval()
+    return DeSTSeg("resnet18.tv_in1k", pre_trained=False, image_size=(size, size), post_processor=False).eval()
 
 
-def open_way(way: str, size: int, tile: int | None, folder: Path) -> Predict:
+def open_way(way: str, size: int, folder: Path) -> Predict:
     """Prepare a way of judging pictures of a size."""
     if way == "OpenVINO float32":
         run = openvino(folder / str(size) / "weights" / "openvino" / "model.xml")
         return lambda images: run(images.numpy())
     bf16 = way == "PyTorch bfloat16"
-    model = inference_copy(build(size, tile).model, torch.bfloat16 if bf16 else torch.float32)
+    model = inference_copy(build(size).model, torch.bfloat16 if bf16 else torch.float32)
 
     def run(images: torch.Tensor) -> object:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -100,9 +98,9 @@ def open_way(way: str, size: int, tile: int | None, folder: Path) -> Predict:
     return run
 
 
-def judge(way: str, size: int, tile: int, folder: Path) -> None:
+def judge(way: str, size: int, folder: Path) -> None:
     """Print the row of a way; in a process of its own, whose peak of memory is that of the picture."""
-    small, large = open_way(way, SMALL, None, folder), open_way(way, size, tile, folder)
+    small, large = open_way(way, SMALL, folder), open_way(way, size, folder)
     image = torch.rand(1, 3, SMALL, SMALL)
     quick = statistics.median(repeated(11, partial(small, image))[1:])
     image = torch.rand(1, 3, size, size)
@@ -113,14 +111,14 @@ def judge(way: str, size: int, tile: int, folder: Path) -> None:
     print(f"| {way} | {quick * 1000:.0f} | {slow:.1f} | {slow / quick * SMALL**2 / size**2:.2f} | {peak / 1024:.2f} |")
 
 
-def judging_table(size: int, tile: int) -> Iterator[str]:
+def judging_table(size: int) -> Iterator[str]:
     """Lines of the table."""
-    yield f"\n| one picture | {SMALL}², ms | {size}² in tiles of {tile}, s | time a pixel, to the first | GiB |"
+    yield f"\n| one picture | {SMALL}², ms | {size}², s | time a pixel, to the first | GiB |"
     yield "|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as folder:
-        for pictures, tiles in ((SMALL, None), (size, tile)):
-            build(pictures, tiles).to_openvino(Path(folder) / str(pictures), onnx_kwargs=EXPORTER)
-        command = [sys.executable, __file__, "--size", str(size), "--tile", str(tile), "--folder", folder, "--way"]
+        for pictures in (SMALL, size):
+            build(pictures).to_openvino(Path(folder) / str(pictures), onnx_kwargs=EXPORTER)
+        command = [sys.executable, __file__, "--size", str(size), "--folder", folder, "--way"]
         for way in ("PyTorch float32", "PyTorch bfloat16", "OpenVINO float32"):
             done = subprocess.run([*command, way], check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
             yield done.stdout.splitlines()[-1]
@@ -130,18 +128,17 @@ def main() -> None:
     """Print both tables, or the row of a way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096, help="height and width of the large picture")
-    parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3, help="of training steps; 0 to leave them out")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way is not None:
-        judge(arguments.way, arguments.size, arguments.tile, arguments.folder)
+        judge(arguments.way, arguments.size, arguments.folder)
         return
     print(machine())
     if arguments.rounds:
         print("\n".join(training_table(arguments.rounds)), flush=True)
-    for line in judging_table(arguments.size, arguments.tile):
+    for line in judging_table(arguments.size):
         print(line, flush=True)
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 OVERLAP = 0.125  # of a tile's side, shared with each neighbour
-SIDE = 1024  # of a tile in pixels, where nothing else is said: one of 512 sees less of what is around, and finds less
-AT_ONCE = 2**21  # pixels that go through the networks together: 32 pictures of 256 x 256, 2 tiles of 1024 x 1024
+LARGEST, SHARED = 1088, 64  # side of a tile, and what it shares, in pixels, where nothing is said
+AT_ONCE = 2**21  # pixels that go through the networks together: 32 pictures of 256 x 256, a tile
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -51,15 +51,15 @@ def tiled(predict: Predict, images: torch.Tensor, tiling: Tiling | None) -> torc
     Args:
         predict: Makes maps (n, 1, h, w) of tiles (n, 3, h, w).
         images: (N, 3, H, W).
-        tiling: How they are cut; None for one tile where an image has at most `AT_ONCE` pixels, squares of `SIDE` where
-            it has more.
+        tiling: How they are cut; None for one tile where an image has at most `AT_ONCE` pixels, and for the fewest that
+            are at most `LARGEST` a side where it has more.
 
     Returns:
         Float32 map (N, 1, H, W).
     """
     height, width = images.shape[-2:]
     if tiling is None:
-        tiling = square(SIDE if height * width > AT_ONCE else max(height, width))
+        tiling = _fewest(height, width) if height * width > AT_ONCE else square(max(height, width))
     tall, wide = min(tiling.side[0], height), min(tiling.side[1], width)
     tops, lefts = _starts(height, tall, tiling.stride[0]), _starts(width, wide, tiling.stride[1])
     if len(tops) == len(lefts) == 1:
@@ -78,6 +78,15 @@ def _in_pieces(predict: Predict, images: torch.Tensor) -> torch.Tensor:
     if torch.compiler.is_exporting() or len(images) <= together:
         return predict(images).float()
     return torch.cat([predict(part).float() for part in images.split(together)])
+
+
+def _fewest(height: int, width: int) -> Tiling:
+    """Cut a large picture into tiles that share no more than they must: what is judged twice takes its time twice."""
+    sides = []
+    for length in (height, width):
+        count = max(-(-(length - SHARED) // (LARGEST - SHARED)), 1)
+        sides.append(-(-(length + (count - 1) * SHARED) // count))
+    return Tiling((sides[0], sides[1]), (sides[0] - SHARED, sides[1] - SHARED))
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:

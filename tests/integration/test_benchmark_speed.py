@@ -53,7 +53,7 @@ def test_steps_on_crops_and_a_large_picture_are_timed_beside_small_ones(monkeypa
     assert first.endswith("| 1.000 |")
     assert second.startswith("| crops in a file | 0.")
     assert (tmp_path / "cache/destseg_anomalib/training_images").is_dir()
-    cost.judge("PyTorch float32", 128, 64, tmp_path)
+    cost.judge("PyTorch float32", 128, tmp_path)
     name, *figures = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
     assert name == "PyTorch float32"
     assert float(figures[2]) > 0

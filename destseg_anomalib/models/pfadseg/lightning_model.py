@@ -65,7 +65,7 @@ class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPre
             network: logit + weight * log distance; 0 for nothing.
         crop_size: Side in pixels of the part of each image that a training step sees, cut at random; None for all.
         tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass up to two million
-            pixels, and 1024 above.
+            pixels, and tiles of at most 1088 above.
         regions: Picture of the shape of the images that is white where to look: nothing is synthesised, seen, said or
             counted elsewhere. Read when training starts, and kept in the checkpoint.
         seed: Number that weights before the training, order of images and synthetic anomalies follow from; None for

@@ -38,7 +38,7 @@ class PFADSegModel(StudentTeacherModel):
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
         regions: Height and width of the `Regions` to look at; None to look everywhere.
         tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass up to two million
-            pixels, and 1024 above.
+            pixels, and tiles of at most 1088 above.
 
     Raises:
         ValueError: If the backbone does not suit, see `Teacher`.

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
-from destseg_anomalib.models.tiles import OVERLAP, Tiling, _starts, square, tiled
+from destseg_anomalib.models.tiles import LARGEST, OVERLAP, SHARED, Tiling, _fewest, _starts, square, tiled
 
 SIZES = st.integers(1, 90)
 
@@ -36,6 +36,16 @@ def test_tiles_reach_from_end_to_end_and_overlap_by_an_eighth(length: int, side:
     assert starts[0] == 0
     assert starts[-1] + side == length
     assert all(0 < b - a <= max(side * (1 - OVERLAP), 1) for a, b in pairwise(starts))
+
+
+@given(height=st.integers(1, 9000), width=st.integers(1, 9000))
+def test_very_large_pictures_are_cut_into_the_fewest_tiles(height: int, width: int) -> None:
+    sides, strides = _fewest(height, width)
+    for length, side, stride in zip((height, width), sides, strides, strict=True):
+        starts = _starts(length, min(side, length), stride)
+        assert side <= LARGEST
+        assert len(starts) == 1 or (len(starts) - 1) * (LARGEST - SHARED) + SHARED < length
+        assert all(b - a <= side - SHARED for a, b in pairwise(starts))
 
 
 @pytest.mark.parametrize("side", [64, 128])
@@ -74,14 +84,16 @@ def sizes_seen(images: torch.Tensor, tiling: Tiling | None) -> list[tuple[int, .
 
 def test_no_more_pixels_go_at_once_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("destseg_anomalib.models.tiles.AT_ONCE", 1024)
-    monkeypatch.setattr("destseg_anomalib.models.tiles.SIDE", 24)
+    monkeypatch.setattr("destseg_anomalib.models.tiles.LARGEST", 24)
+    monkeypatch.setattr("destseg_anomalib.models.tiles.SHARED", 4)
     images = torch.rand(5, 3, 16, 32)
     assert sizes_seen(images[:2], None) == [(2, 16, 32)]
     assert sizes_seen(images, None) == [(2, 16, 32), (2, 16, 32), (1, 16, 32)]
     assert sizes_seen(images, square(16)) == [(4, 16, 16), (1, 16, 16)] * 3
     assert sizes_seen(images[:1], square(16)) == [(3, 16, 16)]
     large = torch.rand(1, 3, 40, 40)
-    assert sizes_seen(large, None) == [(1, 24, 24)] * 4
+    assert sizes_seen(large, None) == [(2, 22, 22)] * 2
+    assert sizes_seen(torch.rand(1, 3, 100, 12), None) == [(3, 24, 12), (2, 24, 12)]
     assert sizes_seen(large, square(40)) == [(1, 40, 40)]  # who asks for one pass has it
 
 

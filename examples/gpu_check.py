@@ -42,7 +42,7 @@ from destseg_anomalib.training.batches import as_floats
 MODELS = ("DeSTSeg", "PFADSeg")
 BACKBONE = "resnet18"
 PRECISIONS = {"float32": False, "bfloat16": True}
-SMALL_RATES = dict.fromkeys(("student_lr", "segmentation_lr", "head_lr"), 1e-4)  # random networks bear no others
+SMALL_RATES = dict.fromkeys(("student_lr", "segmentation_lr", "head_lr"), 1e-9)  # random networks bear no others
 Model = DeSTSeg | PFADSeg
 
 

@@ -4,6 +4,7 @@
 """What a training leaves is the average of its segmentation network, wherever one looks, and it can be gone on with."""
 
 import gc
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ PREFIX = "model.segmentation."
 class Watch(Callback):
     """Keeps the segmentation network as each step of phase 2 leaves it, stores some, and may stop the training."""
 
-    def __init__(self, folder: Path | None = None, kill_at: int = 0) -> None:
-        self.folder, self.kill_at = folder, kill_at
+    def __init__(self, folder: Path | None = None, kept: Container[int] = (), kill_at: int = 0) -> None:
+        self.folder, self.kept, self.kill_at = folder, kept, kill_at
         self.states: list[dict[str, torch.Tensor]] = []
         self.validated: dict[str, torch.Tensor] = {}
 
@@ -35,7 +36,7 @@ class Watch(Callback):
             return
         if trainer.global_step > pl_module.hparams.student_steps:
             self.states.append({n: v.clone() for n, v in pl_module.model.segmentation.state_dict().items()})
-        if self.folder is not None:
+        if trainer.global_step in self.kept:
             trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
         if trainer.global_step == self.kill_at:
             trainer._signal_connector.received_sigterm = True  # what Lightning makes of SIGTERM
@@ -76,10 +77,10 @@ def equal_checkpoints(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> tuple[Any, dict[str, Any], Watch, Path, Path]:
-    """A training that nobody disturbs, with a checkpoint of every step."""
+    """A training that nobody disturbs, with checkpoints of both phases, and of the border."""
     root = tmp_path_factory.mktemp("alone")
     parts = make_part_folder(root)
-    watch = Watch(root)
+    watch = Watch(root, kept=range(2, 7))
     model, engine = fit(parts, root / "results", watch)
     return model, stored(engine.best_model_path), watch, parts, root
 
@@ -165,7 +166,7 @@ def test_a_users_checkpoint_of_weights_alone_has_the_average(alone, tmp_path) ->
 )
 def test_every_optimiser_step_counts_once_and_a_resumed_training_ends_alike(alone, tmp_path, case) -> None:
     _, _, _, parts, _ = alone
-    watch = Watch(tmp_path)
+    watch = Watch(tmp_path, kept={5})
     model, engine = fit(parts, tmp_path / "alone", watch, segmentation_steps=3, **case)
     checkpoint = stored(engine.best_model_path)
     assert checkpoint["averaging"]["count"] == 3

@@ -53,6 +53,8 @@ def each_model_is_converted_once(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ExportMixin, "to_onnx", to_onnx)
         yield
+    for path in made.values():  # 640 MB
+        shutil.rmtree(path.parent)
 
 
 @pytest.fixture(scope="module", params=[(DeSTSeg, 0.5), (PFADSeg, 0.0)], ids=["DeSTSeg-with-witness", "PFADSeg"])

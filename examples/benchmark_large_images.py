@@ -21,16 +21,14 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
-from anomalib.engine import Engine
-from benchmark_speed import Stopwatch, repeated
+import numpy as np
+from benchmark_speed import Setting, repeated, time_ours
 from benchmark_synthesis import machine
-from inference_paths import EXPORTER, Predict, megabytes, openvino
-from lightning.pytorch import seed_everything
+from inference_paths import EXPORTER, WAYS, Subject, megabytes
 
-from destseg_anomalib import DemoSurfaces, DeSTSeg
-from destseg_anomalib.deployment.inference import inference_copy
+from destseg_anomalib import DemoSurfaces
 
+BACKBONE = "resnet18.tv_in1k"
 SMALL = 256
 TRAININGS = {  # the demo's pictures, and whether they are kept in memory
     "whole pictures of 256 x 256": (SMALL, True),
@@ -41,26 +39,10 @@ TRAININGS = {  # the demo's pictures, and whether they are kept in memory
 
 def steps(size: int, *, in_memory: bool, folder: Path) -> tuple[float, float]:
     """Seconds of a step of each phase."""
-    seed_everything(0, verbose=False)
-    count = 4  # the first of each warms up
-    model = DeSTSeg(
-        "resnet18.tv_in1k",
-        pre_trained=False,
-        image_size=(size, size),
-        crop_size=None if size == SMALL else SMALL,
-        student_steps=count,
-        segmentation_steps=count,
-        student_lr=1e-3,
-        segmentation_lr=1e-3,
-        head_lr=1e-3,
-    )
-    watch = Stopwatch()
     data = DemoSurfaces(root=folder, size=size, train_batch_size=8, num_workers=0)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    setting = Setting(data, data.category, BACKBONE, (size, size), batch=8, steps=3)
     with patch("destseg_anomalib.training.images.CACHE_SHARE", 0.25 if in_memory else 0.0):
-        Engine(default_root_dir=folder, precision="bf16-mixed", callbacks=[watch], **quiet).fit(model, datamodule=data)
-    phases = watch.steps[1:count], watch.steps[count + 1 :]
-    return tuple(statistics.median(step["step"] for step in phase) for phase in phases)
+        return time_ours("DeSTSeg", setting, "bf16-mixed", folder, crop_size=None if size == SMALL else SMALL).steps
 
 
 def training_table(rounds: int) -> Iterator[str]:
@@ -77,33 +59,18 @@ def training_table(rounds: int) -> Iterator[str]:
         yield f"| {name} | {one:.3f} | {two:.3f} | {(one + two) / first:.3f} |"
 
 
-def build(size: int) -> DeSTSeg:
-    """Make a model with random weights, and without a post-processor, whose thresholds come from a training."""
-    torch.manual_seed(0)
-    return DeSTSeg("resnet18.tv_in1k", pre_trained=False, image_size=(size, size), post_processor=False).eval()
-
-
-def open_way(way: str, size: int, folder: Path) -> Predict:
-    """Prepare a way of judging pictures of a size."""
-    if way == "OpenVINO float32":
-        run = openvino(folder / str(size) / "weights" / "openvino" / "model.xml")
-        return lambda images: run(images.numpy())
-    bf16 = way == "PyTorch bfloat16"
-    model = inference_copy(build(size).model, torch.bfloat16 if bf16 else torch.float32)
-
-    def run(images: torch.Tensor) -> object:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return model(images)
-
-    return run
+def subject(size: int, folder: Path) -> Subject:
+    """The model for pictures of a size, and where its exported files lie."""
+    return Subject("DeSTSeg", BACKBONE, size, folder / str(size))
 
 
 def judge(way: str, size: int, folder: Path) -> None:
     """Print the row of a way; in a process of its own, whose peak of memory is that of the picture."""
-    small, large = open_way(way, SMALL, folder), open_way(way, size, folder)
-    image = torch.rand(1, 3, SMALL, SMALL)
+    small, large = (WAYS[way](subject(side, folder)) for side in (SMALL, size))
+    rng = np.random.default_rng(0)
+    image = rng.random((1, 3, SMALL, SMALL), dtype=np.float32)
     quick = statistics.median(repeated(11, partial(small, image))[1:])
-    image = torch.rand(1, 3, size, size)
+    image = rng.random((1, 3, size, size), dtype=np.float32)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what it is now
     before = megabytes("VmRSS")
     [slow] = repeated(1, partial(large, image))
@@ -116,8 +83,9 @@ def judging_table(size: int) -> Iterator[str]:
     yield f"\n| one picture | {SMALL}², ms | {size}², s | time a pixel, to the first | GiB |"
     yield "|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as folder:
-        for pictures in (SMALL, size):
-            build(pictures).to_openvino(Path(folder) / str(pictures), onnx_kwargs=EXPORTER)
+        for side in (SMALL, size):
+            exported = subject(side, Path(folder))
+            exported.build().to_openvino(exported.folder, onnx_kwargs=EXPORTER)
         command = [sys.executable, __file__, "--size", str(size), "--folder", folder, "--way"]
         for way in ("PyTorch float32", "PyTorch bfloat16", "OpenVINO float32"):
             done = subprocess.run([*command, way], check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603

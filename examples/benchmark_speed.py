@@ -110,14 +110,15 @@ class Stopwatch(Callback):
         self._parts, self._last = {}, now
 
 
-def time_ours(name: str, setting: Setting, precision: str, folder: Path) -> Timing:
-    """Train through the engine."""
+def time_ours(name: str, setting: Setting, precision: str, folder: Path, crop_size: int | None = None) -> Timing:
+    """Train through the engine, on whole images or on crops."""
     seed_everything(0, verbose=False)
     count = setting.steps + 1  # the first step of a phase warms up
     model = getattr(destseg_anomalib, name)(
         backbone=setting.backbone,
         pre_trained=False,
         image_size=setting.size,
+        crop_size=crop_size,
         student_steps=count,
         segmentation_steps=count,
         # Small rates take the same time, and do not diverge on images and batches as small as a test's.

@@ -26,11 +26,11 @@ from destseg_anomalib.synthesis import AnomalyGenerator, SyntheticBatch, texture
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 SIZE = (64, 64)
-MODELS = {
-    "DeSTSeg": (DeSTSeg, {}),
-    "PFADSeg": (PFADSeg, {}),
-    "PFADSeg without AFF": (PFADSeg, {"aff": False}),
-    "PFADSeg, AFF beginning as the sum": (PFADSeg, {}),
+MODELS = {  # their arguments, and whether AFF begins as the sum
+    "DeSTSeg": (DeSTSeg, {}, False),
+    "PFADSeg": (PFADSeg, {}, False),
+    "PFADSeg without AFF": (PFADSeg, {"aff": False}, False),
+    "PFADSeg, AFF beginning as the sum": (PFADSeg, {}, True),
 }
 
 
@@ -81,13 +81,13 @@ def main() -> None:
     generator = AnomalyGenerator(texture_bank(arguments.textures, SIZE))
     print(machine())
     print("\n| | gradient | of its square, first convolution | cosine of bfloat16 |\n|---|---|---|---|")
-    for name, (model_class, switches) in MODELS.items():
+    for name, (model_class, switches, as_sum) in MODELS.items():
         found = []
         for seed in range(arguments.seeds):
             torch.manual_seed(seed)
             weights = {"backbone_weights": arguments.weights, "pre_trained": arguments.weights is not None}
             model = model_class(arguments.backbone, **weights, **switches).model
-            if "sum" in name:
+            if as_sum:
                 begin_as_sum(model)
             found.append(first_gradient(model, generator(images, torch.Generator().manual_seed(seed))))
         norm, first, cosine = map(statistics.mean, zip(*found, strict=True))

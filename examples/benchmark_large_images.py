@@ -9,6 +9,10 @@ Prints seconds a step of training on pictures of 256 x 256, and on crops of that
 1024 x 1024, kept in memory and in a file; then the time and memory of judging a picture of 4096 x 4096, beside the time
 of one of 256 x 256. The networks have random weights. Run it on a machine that does nothing else; eight minutes on two
 cores.
+
+    python examples/benchmark_large_images.py --pictures 2000
+
+Prints the memory of a training that sees each of so many pictures of 2048 x 2048, which need 12 MiB of disk each.
 """
 
 import argparse
@@ -21,12 +25,15 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import cv2
 import numpy as np
+from anomalib.data import Folder
+from anomalib.engine import Engine
 from benchmark_speed import Setting, repeated, time_ours
 from benchmark_synthesis import machine
 from inference_paths import EXPORTER, WAYS, Subject, megabytes
 
-from destseg_anomalib import DemoSurfaces
+from destseg_anomalib import DemoSurfaces, DeSTSeg
 
 BACKBONE = "resnet18.tv_in1k"
 SMALL = 256
@@ -92,11 +99,36 @@ def judging_table(size: int) -> Iterator[str]:
             yield done.stdout.splitlines()[-1]
 
 
+def many(count: int, size: int = 2048, batch: int = 8, different: int = 16) -> Iterator[str]:
+    """Lines on a training in which each of many pictures is read, kept and cut."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures, test = Path(folder, "good"), Path(folder, "test")
+        pictures.mkdir()
+        test.mkdir()
+        for place in range(different):
+            picture = cv2.resize(rng.integers(256, size=(size // 4, size // 4, 3), dtype=np.uint8), (size, size))
+            cv2.imwrite(str(pictures / f"{place}.png"), picture)
+        for place in range(different, count):
+            (pictures / f"{place}.png").hardlink_to(pictures / f"{place % different}.png")
+        (test / "0.png").hardlink_to(pictures / "0.png")
+        sets = {"normal_dir": "good", "normal_test_dir": "test", "val_split_mode": "same_as_test"}
+        data = Folder("many", root=folder, train_batch_size=batch, num_workers=0, **sets)
+        lengths = {"student_steps": -(-count // batch), "segmentation_steps": 3}
+        model = DeSTSeg(BACKBONE, pre_trained=False, image_size=(size, size), crop_size=SMALL, **lengths)
+        quiet = {"logger": False, "enable_progress_bar": False, "limit_val_batches": 0, "precision": "bf16-mixed"}
+        with patch("destseg_anomalib.training.images.CACHE_SHARE", 0.0):
+            Engine(default_root_dir=folder, accelerator="cpu", **quiet).fit(model, datamodule=data)
+    yield f"\n| {count} pictures of {size}², decoded | all of the process at its peak, GiB |\n|---|---|"
+    yield f"| {count * 3 * size**2 / 2**30:.1f} GiB in a file | {megabytes('VmHWM') / 1024:.2f} |"
+
+
 def main() -> None:
-    """Print both tables, or the row of a way."""
+    """Print both tables, or the row of a way, or what many pictures take."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096, help="height and width of the large picture")
     parser.add_argument("--rounds", type=int, default=3, help="of training steps; 0 to leave them out")
+    parser.add_argument("--pictures", type=int, help="train on so many large pictures, and measure nothing else")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -104,6 +136,9 @@ def main() -> None:
         judge(arguments.way, arguments.size, arguments.folder)
         return
     print(machine())
+    if arguments.pictures is not None:
+        print("\n".join(many(arguments.pictures)))
+        return
     if arguments.rounds:
         print("\n".join(training_table(arguments.rounds)), flush=True)
     for line in judging_table(arguments.size):

@@ -151,7 +151,7 @@ def around_a_step(steps: int = 200) -> list[float]:
 
 def counted(batch: int, size: int) -> Iterator[str]:
     """Lines of what needs no GPU."""
-    yield "\n| operations of a forward, without views | as trained | as exported |\n|---|---|---|"
+    yield "\n| operations of a forward, without views | in training | folded, elsewhere |\n|---|---|---|"
     for name in MODELS:
         network = build(name).model.eval()
         yield f"| {name} | {operations(network)} | {operations(inference_copy(network))} |"

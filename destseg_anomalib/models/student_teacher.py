@@ -179,6 +179,9 @@ class StudentTeacherNetworks(nn.Module):
 class StudentTeacherModel(StudentTeacherNetworks):
     """The losses of these networks, and the anomaly map they give; arguments as of `StudentTeacherNetworks`."""
 
+    compiled_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    """Arguments of `compile`, for a copy to be compiled alike; neither copied nor stored."""
+
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Compile in place, as `torch.nn.Module.compile` does with the same arguments; the state dict keeps its keys.
 
@@ -188,6 +191,11 @@ class StudentTeacherModel(StudentTeacherNetworks):
             if network is not None:
                 network.compile(*args, **kwargs)
         super().compile(*args, **kwargs)
+        self.compiled_with = args, kwargs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out how it is compiled, as `torch.nn.Module` does."""
+        return {name: value for name, value in super().__getstate__().items() if name != "compiled_with"}
 
     def __call__(self, images: torch.Tensor) -> InferenceBatch:
         """Call the module; once compiled, it takes batches of any length, such as the last one of a test."""

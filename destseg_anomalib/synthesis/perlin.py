@@ -18,6 +18,7 @@ from .rotation import rotate
 SCALES = 6  # lattices of 2**0 .. 2**5 cells
 LATTICE = 2 ** (SCALES - 1) + 1
 THRESHOLD = 0.5
+ANGLES = 2**20
 
 
 @lru_cache(maxsize=8)
@@ -37,6 +38,18 @@ def _axis_table(pixels: int, device: torch.device) -> tuple[torch.Tensor, torch.
     return weight.to(device), (offset * weight).to(device)
 
 
+@lru_cache(maxsize=8)
+def _angle_table(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A list of directions in [0, 2π), and where in it those of the first lattice are.
+
+    A noise has a thousand directions, which follow each other in a list of a million that each device is sent once:
+    they would be all but a hundredth of what a step copies to a GPU whose images are there already.
+    """
+    angles = 2 * math.pi * torch.rand(ANGLES, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    places = torch.arange(LATTICE**2, dtype=torch.int32)
+    return angles.to(device), places.view(LATTICE, LATTICE).to(device)
+
+
 def draw_noise(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw what makes a noise: the scale of both axes, the gradients' angles, the rotation.
 
@@ -45,20 +58,26 @@ def draw_noise(count: int, generator: torch.Generator) -> tuple[torch.Tensor, to
         generator: CPU generator to draw from.
 
     Returns:
-        Scales (count, 2), int64 exponents in 0..5; angles (count, LATTICE, LATTICE) in [0, 2π); degrees (count,) in
-        [-90, 90); all on the CPU, so that a seed gives the same masks on every device.
+        Scales (count, 2), int32 exponents in 0..5; lattices (count,), int32 places in a list of angles; degrees
+        (count,), float32 in [-90, 90); all on the CPU, so that a seed gives the same masks on every device.
     """
-    scales = torch.randint(SCALES, (count, 2), generator=generator)
-    angles = 2 * math.pi * torch.rand(count, LATTICE, LATTICE, generator=generator, dtype=torch.float32)
+    scales = torch.randint(SCALES, (count, 2), generator=generator, dtype=torch.int32)
+    lattices = torch.randint(ANGLES - LATTICE**2 + 1, (count,), generator=generator, dtype=torch.int32)
     degrees = 180 * torch.rand(count, generator=generator, dtype=torch.float32) - 90
-    return scales, angles, degrees
+    return scales, lattices, degrees
+
+
+def lattice_angles(lattices: torch.Tensor) -> torch.Tensor:
+    """Look up the directions (N, LATTICE, LATTICE), radians, float32, of lattices (N,) as `draw_noise` names them."""
+    angles, places = _angle_table(lattices.device)
+    return angles[lattices.view(-1, 1, 1) + places]
 
 
 def perlin_noise(scales: torch.Tensor, angles: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     r"""Evaluate Perlin noise :math:`\sqrt2\,[(D_y\cos\Theta) W_x^T + (W_y\sin\Theta) D_x^T]`.
 
     Args:
-        scales: Exponents (N, 2) of the number of lattice cells along height and width, int64.
+        scales: Exponents (N, 2) of the number of lattice cells along height and width, int32.
         angles: Directions (N, LATTICE, LATTICE) of the gradients, radians, float32.
         size: Height and width in pixels.
 
@@ -88,5 +107,5 @@ def perlin_masks(
     Returns:
         Masks (count, 1, *size), float32, 0 or 1.
     """
-    scales, angles, degrees = (t.to(device, non_blocking=True) for t in draw_noise(count, generator))
-    return rotate(perlin_noise(scales, angles, size), degrees, fill=0.0).gt_(THRESHOLD)
+    scales, lattices, degrees = (t.to(device, non_blocking=True) for t in draw_noise(count, generator))
+    return rotate(perlin_noise(scales, lattice_angles(lattices), size), degrees, fill=0.0).gt_(THRESHOLD)

@@ -53,7 +53,7 @@ class TextureBank:
         Returns:
             Textures (count, 3, H, W), float32, in [0, 1].
         """
-        chosen = torch.randint(len(self.textures), (count,), generator=generator)
+        chosen = torch.randint(len(self.textures), (count,), generator=generator, dtype=torch.int32)
         # index_select copies whole textures, where an index in brackets would copy pixel by pixel.
         drawn = self.textures.index_select(0, chosen.to(self.textures.device, non_blocking=True))
         return drawn.to(device, non_blocking=True).float().div_(255)

@@ -57,6 +57,10 @@ def test_steps_on_crops_and_a_large_picture_are_timed_beside_small_ones(monkeypa
     name, *figures = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
     assert name == "PyTorch float32"
     assert float(figures[2]) > 0
+    monkeypatch.setattr(cost, "BACKBONE", "test_resnet")
+    kept, peak = list(cost.many(5, size=128, batch=2, different=2))[-1].strip("| ").split(" | ")
+    assert kept == "0.0 GiB in a file"
+    assert 0 < float(peak) < 64
 
 
 def test_the_other_side_draws_masks_with_the_statistics_of_the_official_ones() -> None:

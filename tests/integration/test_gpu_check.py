@@ -32,7 +32,7 @@ def test_a_batch_travels_as_bytes_or_not_at_all() -> None:
     from_disk, kept, drawn = copied_bytes(32, 256).values()
     assert from_disk == 32 * 3 * 256 * 256
     assert kept == 0
-    assert 0 < drawn < 150_000  # gradients of Perlin noise, drawn on the CPU so that all devices have the same
+    assert 0 < drawn < 1000  # all of which is drawn on the CPU so that all devices have the same
 
 
 def test_every_table_is_printed(monkeypatch) -> None:

@@ -15,7 +15,7 @@ from anomalib.models import Padim
 from lightning.pytorch import Callback
 
 from destseg_anomalib import DeSTSeg
-from destseg_anomalib.synthesis.perlin import _axis_table, perlin_masks
+from destseg_anomalib.synthesis.perlin import _angle_table, _axis_table, perlin_masks
 from tests.integration.conftest import STEPS, TINY, Bench
 
 SMALL_PADIM = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1"], "n_features": 10}
@@ -118,13 +118,17 @@ def test_two_trainings_on_one_data_module_give_what_each_gives_alone(bench: Benc
 
 def test_anomalies_are_the_same_after_another_default_dtype() -> None:
     """The noise has tables that are made once and kept."""
+    tables = _axis_table, _angle_table
+    for table in tables:
+        table.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
-        _axis_table(23, torch.device("cpu"))
+        perlin_masks(2, (23, 23), torch.Generator().manual_seed(0))
     finally:
         torch.set_default_dtype(torch.float32)
     kept = perlin_masks(2, (23, 23), torch.Generator().manual_seed(0))
-    _axis_table.cache_clear()
+    for table in tables:
+        table.cache_clear()
     assert torch.equal(kept, perlin_masks(2, (23, 23), torch.Generator().manual_seed(0)))
 
 

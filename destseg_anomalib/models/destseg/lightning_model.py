@@ -22,6 +22,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from destseg_anomalib.deployment.folded import FoldedPrediction
 from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.models.similarity import SegmentationInput
@@ -33,7 +34,9 @@ from destseg_anomalib.training.two_step import TwoStepTraining
 from .torch_model import DeSTSegModel
 
 
-class DeSTSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPredictions, AnomalibModule):
+class DeSTSeg(
+    TwoStepTraining, ResumableTraining, FoldedPrediction, CarefulQuantization, ListedPredictions, AnomalibModule
+):
     """Segmentation guided denoising student-teacher.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib.

@@ -21,6 +21,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from destseg_anomalib.deployment.folded import FoldedPrediction
 from destseg_anomalib.deployment.prediction_lists import ListedPredictions
 from destseg_anomalib.deployment.quantization import CarefulQuantization
 from destseg_anomalib.synthesis import Rotation
@@ -31,7 +32,9 @@ from destseg_anomalib.training.two_step import TwoStepTraining
 from .torch_model import PFADSegModel
 
 
-class PFADSeg(TwoStepTraining, ResumableTraining, CarefulQuantization, ListedPredictions, AnomalibModule):
+class PFADSeg(
+    TwoStepTraining, ResumableTraining, FoldedPrediction, CarefulQuantization, ListedPredictions, AnomalibModule
+):
     """Denoising student-teacher with parallel attention, attentional fusion and rectangular calibration.
 
     Steps are arguments of the model, since a model's trainer arguments replace the user's in anomalib. Train with

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from destseg_anomalib.synthesis.perlin import LATTICE, SCALES, draw_noise, perlin_masks, perlin_noise
+from destseg_anomalib.synthesis.perlin import LATTICE, SCALES, draw_noise, lattice_angles, perlin_masks, perlin_noise
 
 
 def reference_noise(scales: list[int], angles: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -60,7 +60,10 @@ def test_the_generator_alone_decides_the_masks() -> None:
 
 
 def test_every_scale_is_drawn() -> None:
-    scales, angles, degrees = draw_noise(500, torch.Generator().manual_seed(0))
+    scales, lattices, degrees = draw_noise(500, torch.Generator().manual_seed(0))
+    angles = lattice_angles(lattices)
+    assert angles.shape == (500, LATTICE, LATTICE)
+    assert len(angles.unique(dim=0)) == 500
     assert set(scales.unique().tolist()) == set(range(SCALES))
     assert 0 <= angles.min() < 0.1
     assert 2 * math.pi - 0.1 < angles.max() < 2 * math.pi

@@ -7,7 +7,7 @@
 
 Without ``--data`` the demo set is used, without ``--weights`` a teacher with random weights. One batch of eight
 pictures of 64 x 64 goes through phase 1 of both models, of PFADSeg without AFF, and of PFADSeg whose AFF begins as
-the plain sum, its gates at one half. Mean over five seeds of the weights and anomalies.
+that of its source, not as the plain sum. Mean over five seeds of the weights and anomalies.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from destseg_anomalib.synthesis import AnomalyGenerator, SyntheticBatch, texture
 from destseg_anomalib.transforms import RoundedBilinearResize
 
 SIZE = (64, 64)
-MODELS = {  # their arguments, and whether AFF begins as the sum
+MODELS = {  # their arguments, and whether AFF begins as in its source
     "DeSTSeg": (DeSTSeg, {}, False),
     "PFADSeg": (PFADSeg, {}, False),
     "PFADSeg without AFF": (PFADSeg, {"aff": False}, False),
-    "PFADSeg, AFF beginning as the sum": (PFADSeg, {}, True),
+    "PFADSeg, AFF beginning as in its source": (PFADSeg, {}, True),
 }
 
 
@@ -42,12 +42,12 @@ class Gradient(NamedTuple):
     cosine: float
 
 
-def begin_as_sum(model: torch.nn.Module) -> None:
-    """Have every AFF begin with weights of one half."""
+def begin_as_source(model: torch.nn.Module) -> None:
+    """Have every AFF begin with weights that are sigmoids of noise."""
     for layer in model.modules():
         if isinstance(layer, AttentionalFeatureFusion):
             for attention in (layer.local_attention, layer.global_attention):
-                torch.nn.init.zeros_(attention[-1].weight)
+                torch.nn.init.ones_(attention[-1].weight)
 
 
 def first_gradient(model: torch.nn.Module, batch: SyntheticBatch) -> Gradient:
@@ -81,14 +81,14 @@ def main() -> None:
     generator = AnomalyGenerator(texture_bank(arguments.textures, SIZE))
     print(machine())
     print("\n| | gradient | of its square, first convolution | cosine of bfloat16 |\n|---|---|---|---|")
-    for name, (model_class, switches, as_sum) in MODELS.items():
+    for name, (model_class, switches, as_source) in MODELS.items():
         found = []
         for seed in range(arguments.seeds):
             torch.manual_seed(seed)
             weights = {"backbone_weights": arguments.weights, "pre_trained": arguments.weights is not None}
             model = model_class(arguments.backbone, **weights, **switches).model
-            if as_sum:
-                begin_as_sum(model)
+            if as_source:
+                begin_as_source(model)
             found.append(first_gradient(model, generator(images, torch.Generator().manual_seed(seed))))
         norm, first, cosine = map(statistics.mean, zip(*found, strict=True))
         print(f"| {name} | {norm:.0f} | {first:.0%} | {cosine:.2f} |", flush=True)

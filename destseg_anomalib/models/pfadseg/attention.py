@@ -45,6 +45,11 @@ class AttentionalFeatureFusion(nn.Module):
             nn.BatchNorm2d(channels),
         )
 
+    def begin_as_sum(self) -> None:
+        """Have both attentions end in a batch norm of scale 0, so that w is 1/2, in place."""
+        for attention in (self.local_attention, self.global_attention):
+            nn.init.zeros_(attention[-1].get_parameter("weight"))
+
     def forward(self, residual: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
         """Fuse two maps (N, channels, H, W); in training N is at least 2, for the batch norm of the pooled branch."""
         total = residual + identity

@@ -79,3 +79,8 @@ class PFADSegModel(StudentTeacherModel):
             regions=regions,
             tile=tile,
         )
+        # Weights that are sigmoids of noise make the first gradient ten times as large, and nothing of its direction is
+        # left in bfloat16: see the card.
+        for layer in self.modules():
+            if isinstance(layer, AttentionalFeatureFusion):
+                layer.begin_as_sum()

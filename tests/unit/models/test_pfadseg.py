@@ -131,6 +131,35 @@ def test_fusion_without_attention_is_the_sum() -> None:
 
 
 @torch.no_grad()
+def test_a_network_begins_with_sums_and_learns_other_weights() -> None:
+    model = PFADSegModel("test_resnet", pre_trained=False).train()
+    fusions = [layer for layer in model.modules() if isinstance(layer, AttentionalFeatureFusion)]
+    assert len(fusions) == 18
+    for fusion in fusions:
+        channels = fusion.local_attention[0].in_channels
+        x, y = torch.randn(4, channels, 5, 5), torch.randn(4, channels, 5, 5)
+        assert torch.allclose(fusion(x, y), x + y, atol=1e-5)
+    with torch.enable_grad():
+        model.student_loss(torch.rand(4, 3, 64, 64), torch.rand(4, 3, 64, 64)).backward()
+    for name, fusion in model.student.named_modules():
+        if isinstance(fusion, AttentionalFeatureFusion):
+            for attention in (fusion.local_attention, fusion.global_attention):
+                assert attention[-1].weight.grad.abs().max() > 0, name
+
+
+def test_bfloat16_keeps_the_direction_of_the_first_step() -> None:
+    torch.manual_seed(0)
+    model = PFADSegModel("test_resnet", pre_trained=False)
+    images, gradients = torch.rand(8, 3, 64, 64), []
+    for half in (False, True):
+        model.train().zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            model.student_loss(images, images).backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.student.parameters()]))
+    assert functional.cosine_similarity(*gradients, dim=0) > 0.4
+
+
+@torch.no_grad()
 def test_fusion_weighs_the_residual_by_w_and_the_identity_by_the_rest() -> None:
     module = AttentionalFeatureFusion(16).eval()
     for parameter in module.parameters():

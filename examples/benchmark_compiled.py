@@ -20,29 +20,29 @@ from torch import nn
 from destseg_anomalib.deployment.inference import inference_copy
 
 
-def row(name: str, label: str, image: torch.Tensor, **compiler: object) -> str:
+def row(name: str, label: str, image: torch.Tensor, count: int = 30, **compiler: object) -> str:
     """Time a model in one precision, and compare its map with the compiled one's."""
     network = build(name).model.eval().to(image.device)
     nn.init.normal_(network.segmentation.head[-1].weight)  # an untrained map is nearly constant
     folded = inference_copy(network)
     with torch.inference_mode(), torch.autocast(image.device.type, torch.bfloat16, enabled=PRECISIONS[label]):
-        taken = [timed(lambda asked=asked: asked(image), image.device) for asked in (network, folded)]
+        taken = [timed(lambda asked=asked: asked(image), image.device, count) for asked in (network, folded)]
         expected = folded(image).anomaly_map.float()
         torch._dynamo.reset()
         folded.compile(**compiler)
-        taken.append(timed(lambda: folded(image), image.device))
+        taken.append(timed(lambda: folded(image), image.device, count))
         off = (folded(image).anomaly_map.float() - expected).abs().max() / (expected.max() - expected.min())
     return f"| {name} | {label} | {' | '.join(f'{ms:.1f}' for ms in taken)} | {off:.0e} |"
 
 
-def table(image: torch.Tensor, **compiler: object) -> Iterator[str]:
+def table(image: torch.Tensor, **settings: object) -> Iterator[str]:
     """Lines of the table."""
     height, width = image.shape[-2:]
     yield f"\n| one picture of {height} x {width} | | as trained, ms | folded, ms | and compiled, ms | off |"
     yield "|---|---|---|---|---|---|"
     for name in MODELS:
         for label in PRECISIONS:
-            yield row(name, label, image, **compiler)
+            yield row(name, label, image, **settings)
 
 
 def main() -> None:

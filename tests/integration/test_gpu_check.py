@@ -49,12 +49,12 @@ def test_every_table_is_printed(monkeypatch) -> None:
     assert all(len(milliseconds) == 2 and min(milliseconds) > 0 for milliseconds in [gpu_check.around_a_step(3)])
 
 
-def test_a_compiled_picture_is_timed_beside_the_same_one_eager() -> None:
-    from benchmark_compiled import table
+def test_a_compiled_picture_is_timed_beside_the_same_one_eager(monkeypatch) -> None:
+    import benchmark_compiled
 
-    rows = [line.strip("| ").split(" | ") for line in table(torch.rand(1, 3, 64, 64), backend="eager")][2:]
-    assert [row[:2] for row in rows] == [
-        [name, precision] for name in ("DeSTSeg", "PFADSeg") for precision in ("float32", "bfloat16")
-    ]
+    monkeypatch.setattr(benchmark_compiled, "MODELS", ("DeSTSeg",))
+    lines = benchmark_compiled.table(torch.rand(1, 3, 64, 64), count=1, backend="eager")
+    rows = [line.strip("| ").split(" | ") for line in lines][2:]
+    assert [row[:2] for row in rows] == [["DeSTSeg", "float32"], ["DeSTSeg", "bfloat16"]]
     assert all(float(cell) > 0 for row in rows for cell in row[2:5])
     assert all(float(row[5]) < 2e-2 for row in rows)

@@ -36,15 +36,13 @@ class FoldedPrediction:
         super().on_predict_start()  # type: ignore[misc]
         self._fold()
 
-    def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
-        """Find the anomalies of a batch."""
-        del args, kwargs
-        return self._asked(batch)
-
     def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Find the anomalies of a batch."""
         del args, kwargs
-        return self._asked(batch)
+        network = self.model if self.folded is None else self.folded
+        return batch.update(**network(batch.image)._asdict())
+
+    test_step = predict_step
 
     def _fold(self) -> None:
         copy = inference_copy(self.model)
@@ -53,7 +51,3 @@ class FoldedPrediction:
             copy.compile(*args, **kwargs)
         # Its method and not the copy itself, which would become a part of the model.
         self.loans.lend(self, "folded", copy.__call__)
-
-    def _asked(self, batch: Batch) -> Batch:
-        network = self.model if self.folded is None else self.folded
-        return batch.update(**network(batch.image)._asdict())

@@ -3,7 +3,8 @@
 
 """A copy of a trained network that only infers: batch norms and what else may go are folded into convolutions.
 
-The copy shares nothing with the original: what is trained and saved stays as it is. Exported files are made of it.
+The copy shares nothing with the original: what is trained and saved stays as it is. Exported files are made of it,
+and a test or a prediction asks it.
 """
 
 from copy import deepcopy

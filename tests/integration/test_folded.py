@@ -3,6 +3,8 @@
 
 """A test and a prediction ask networks whose batch norms are folded, and leave the model as it was."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from anomalib.engine import Engine
@@ -19,10 +21,12 @@ class Asked(Callback):
     def __init__(self, *, stops: bool = False) -> None:
         self.stops = stops
         self.norms: list[int] = []
+        self.compiled: list[bool] = []
 
     def on_test_batch_start(self, _: Trainer, pl_module: LightningModule, *__: object) -> None:
         asked = pl_module.model if pl_module.folded is None else pl_module.folded.__self__
         self.norms.append(sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in asked.modules()))
+        self.compiled.append(asked._compiled_call_impl is not None)
         if self.stops:
             raise RuntimeError
 
@@ -61,3 +65,18 @@ def test_a_stage_that_fails_leaves_nothing_folded_behind(bench: Bench, stage: st
     bench.engine().fit(model, datamodule=bench.data())  # learns, rather than a copy of it
     after = model.model.segmentation.state_dict()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_what_is_asked_is_compiled_if_the_networks_are_and_no_copy_remembers_how(bench: Bench) -> None:
+    model = DeSTSeg.load_from_checkpoint(bench.checkpoint)
+    seen = []
+    for compiles in (False, True):
+        if compiles:
+            model.model.compile(backend=lambda graph, _: graph.forward)  # which could not be stored
+        asked = Asked()
+        engine(bench, asked).predict(model, datamodule=bench.data())
+        seen.append(asked.compiled)
+    assert not any(seen[0])
+    assert all(seen[1])
+    assert deepcopy(model.model).compiled_with is None
+    assert model.to_torch(bench.folder).is_file()

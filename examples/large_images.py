@@ -230,7 +230,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to draw maps of both sides")
     parser.add_argument("--out", type=Path, default=Path("large_images.csv"))
     arguments = parser.parse_args()
-    name = "demo" if arguments.data is None else yaml.safe_load(arguments.data.read_text())["init_args"].get("name", "")
+    data = {"name": "demo"} if arguments.data is None else yaml.safe_load(arguments.data.read_text())["init_args"]
+    name = data.get("name") or data.get("category", "")
     size, steps = "x".join(map(str, arguments.size)), "+".join(map(str, arguments.steps))
     run = {"set": name, "size": size, "steps": steps, "backbone": arguments.backbone}
     rows = collect(arguments.out, run, arguments.seeds, lambda seed: sides(arguments, seed))

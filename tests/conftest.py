@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 if TYPE_CHECKING:
     from anomalib.data import Folder
@@ -83,6 +84,15 @@ class SignalStack(ctypes.Structure):
     _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def pictures_are_compressed_lightly() -> Iterator[None]:
+    """Compressing heat maps takes a third of a test of few small pictures."""
+    save = Image.Image.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "save", lambda *args, **kwargs: save(*args, **{"compress_level": 1} | kwargs))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def signals_have_a_stack() -> Iterator[None]:
     """Take signals back to the stack of the program.
@@ -100,6 +110,13 @@ def signals_have_a_stack() -> Iterator[None]:
 def same_random_numbers() -> None:
     """Start every test from the same state, so that one which fails fails again."""
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Make what several tests share from the same state as well, whichever of them asks first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
 
 
 def make_part_folder(root: Path) -> Path:

@@ -17,6 +17,7 @@ import torch
 from anomalib.engine import Engine
 
 from destseg_anomalib import DeSTSeg
+from destseg_anomalib.data import demo
 from destseg_anomalib.synthesis import textures
 from tests.conftest import make_part_data, make_part_folder, quiet_engine
 from tests.integration.forks import Forks
@@ -103,6 +104,12 @@ def all_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(tiny_trained: tuple[DeSTSeg, Path], all_parts: Path, tmp_path: Path) -> Bench:
     return Bench(tmp_path, Path(shutil.copytree(all_parts, tmp_path / "parts")), *tiny_trained)
+
+
+def few_pieces(patch: pytest.MonkeyPatch) -> None:
+    """Make the demo of few pictures, for tests that do not ask which."""
+    for name, count in {"TRAIN_GOOD": 8, "TEST_GOOD": 2, "PER_DEFECT": 1}.items():
+        patch.setattr(demo, name, count)
 
 
 def expect(expectation: str | None, action: Callable[[], Any]) -> Any:

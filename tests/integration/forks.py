@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 # Reads jobs from its input, one a line, runs each in a fork, and prints its exit code, or minus its signal.
 PARENT = """
 import json, os, sys, traceback
@@ -34,6 +36,14 @@ for line in sys.stdin:
         sys.stderr.flush()
         os._exit(code)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+FILE = f"""
+import os, runpy, sys
+del sys.argv[0]
+os.environ["PYTHONPATH"] = {str(REPOSITORY)!r}
+sys.path.insert(0, {str(REPOSITORY)!r})
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -64,3 +74,7 @@ class Forks:
         self.parent.stdin.flush()
         code = int(self.parent.stdout.readline())
         return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in self.printed))
+
+    def run_file(self, file: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run a file of the tests, which Lightning starts anew for its other processes."""
+        return self.run(FILE, file, *arguments, folder=folder)

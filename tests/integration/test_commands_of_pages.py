@@ -24,9 +24,8 @@ from lightning.pytorch import seed_everything
 from safetensors.torch import save_file
 
 from destseg_anomalib import DemoSurfaces, DeSTSeg
-from destseg_anomalib.data import demo
 from tests.conftest import make_part_data, make_part_folder
-from tests.integration.conftest import STEPS, TINY
+from tests.integration.conftest import STEPS, TINY, few_pieces
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [page for place in ("*.md", "destseg_anomalib/**/*.md", "examples/*.md") for page in REPOSITORY.glob(place)]
@@ -139,8 +138,7 @@ def cache(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        for name, count in {"TRAIN_GOOD": 8, "TEST_GOOD": 2, "PER_DEFECT": 1}.items():
-            patch.setattr(demo, name, count)
+        few_pieces(patch)
         DemoSurfaces().prepare_data()
     return folder
 

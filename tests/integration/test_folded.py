@@ -52,7 +52,8 @@ def test_test_and_prediction_say_without_batch_norms_what_they_say_with_them(ben
         said.append((figures, torch.cat(maps)))
     (figures, maps), (expected, expected_maps) = said
     assert figures == pytest.approx(expected, abs=1e-4, nan_ok=True)
-    assert torch.allclose(maps, expected_maps, atol=1e-4)
+    post = model.post_processor  # stretches the map of a network that hardly trained, and every rounding with it
+    assert torch.allclose(maps, expected_maps, atol=1e-6 / (post.pixel_max - post.pixel_min).item())
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])

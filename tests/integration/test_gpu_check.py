@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.integration.conftest import few_pieces
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CPU = torch.device("cpu")
 
@@ -38,13 +40,15 @@ def test_a_batch_travels_as_bytes_or_not_at_all() -> None:
 def test_every_table_is_printed(monkeypatch) -> None:
     import gpu_check
 
+    few_pieces(monkeypatch)
+    monkeypatch.setattr(gpu_check, "BACKBONE", "test_resnet")
     monkeypatch.setattr(gpu_check, "bundled", lambda: {"linear": lambda: torch.nn.Linear(64, 1)})
     rows = [line.split(" | ") for line in gpu_check.parity(CPU, 64) if line.startswith(("| DeSTSeg", "| PFADSeg"))]
     assert [float(row[1]) for row in rows] == [0, 0]  # the CPU beside itself
-    rows = [line.split(" | ") for line in gpu_check.steps(CPU, 2, 64, count=1) if line.startswith(("| D", "| P"))]
+    rows = [line.split(" | ") for line in gpu_check.steps(CPU, 2, 32, count=1) if line.startswith(("| D", "| P"))]
     assert len(rows) == 8
     assert all(float(cell.strip(" |")) > 0 for row in rows for cell in row[3:])
-    rows = [line.split(" | ") for line in gpu_check.pictures(CPU, 64, compiled=False, count=1)][2:]
+    rows = [line.split(" | ") for line in gpu_check.pictures(CPU, 32, compiled=False, count=1)][2:]
     assert [row[0] for row in rows] == ["| DeSTSeg"] * 2 + ["| PFADSeg"] * 2 + ["| linear"] * 2
     assert all(len(milliseconds) == 2 and min(milliseconds) > 0 for milliseconds in [gpu_check.around_a_step(3)])
 

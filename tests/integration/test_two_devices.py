@@ -3,13 +3,12 @@
 
 """Two processes train one model, with the strategy a user would write.
 
-As a program, `python -m tests.integration.test_two_devices PARTS OUT DEVICES`, this file trains two steps of each
-phase, on batches of 8 images in all, and leaves what each process saw in OUT.
+As a program with the arguments PARTS, OUT and DEVICES, this file trains two steps of each phase, on batches of 8 images
+in all, and leaves what each process saw in OUT.
 """
 
 import itertools
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from tests.conftest import ANOMALIB, make_part_folder
-from tests.integration.test_cli import ARGUMENTS, data_arguments
+from tests.integration.test_cli import ARGUMENTS, COMMAND, data_arguments
 
 STEPS = 2
 
@@ -84,7 +83,7 @@ def train(parts: Path, out: Path, devices: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def outcomes(forks, tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What one process on batches of 8 saw, and what each of two processes on batches of 4 saw."""
     root = tmp_path_factory.mktemp("distributed")
     parts = make_part_folder(root)
@@ -92,9 +91,7 @@ def outcomes(tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     one.mkdir()
     two.mkdir()
     train(parts, one, 1)
-    command = [sys.executable, "-m", "tests.integration.test_two_devices", str(parts), str(two), "2"]
-    repository = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=500)
+    done = forks.run_file(__file__, str(parts), str(two), "2", folder=root)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [torch.load(path, weights_only=True) for path in (one / "0.pt", two / "0.pt", two / "1.pt")]
     shutil.rmtree(root)  # states of the network after every step
@@ -143,11 +140,12 @@ def test_processes_synthesise_different_anomalies(outcomes) -> None:
         assert not torch.equal(mine, other)
 
 
-def test_train_command_with_two_processes_trains_tests_and_leaves_one_checkpoint(tmp_path) -> None:
+def test_train_command_with_two_processes_trains_tests_and_leaves_one_checkpoint(forks, tmp_path) -> None:
     parts = make_part_folder(tmp_path)
     devices = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-    command = [ANOMALIB, "train", "--model", "PFADSeg", *ARGUMENTS, *data_arguments(parts), *devices]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
+    command = ["train", "--model", "PFADSeg", *ARGUMENTS, *data_arguments(parts), *devices]
+    program = COMMAND.replace("'anomalib'", repr(str(ANOMALIB)))  # which Lightning starts for the other process
+    done = forks.run(program, *command, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pixel_AP" in done.stdout
     [checkpoint] = tmp_path.rglob("model.ckpt")

@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,8 @@ from destseg_anomalib.metrics.curves import mean_precision
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.iap import _IAP, _IAPAtRecall
 from tests.conftest import make_part_folder
+from tests.integration.forks import Forks
+from tests.unit.metrics import brightness
 from tests.unit.metrics.brightness import Brightness, engine, parts
 
 
@@ -58,7 +57,7 @@ def work(rank: int, port: str, results: Path) -> None:
 
 
 def test_two_processes_give_the_figures_of_one_and_keep_their_own_pixels(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (free_port(), tmp_path), nprocs=2)
+    multiprocessing.start_processes(work, (free_port(), tmp_path), nprocs=2, start_method="fork")
     own_pixels = [int((image_sets()[1][part] == 0).sum()) for part in (slice(0, 2), slice(2, None))]
     for bits in (None, 18):
         single = PixelFiguresMetric(bits=bits)
@@ -75,22 +74,12 @@ def test_two_processes_give_the_figures_of_one_and_keep_their_own_pixels(tmp_pat
             assert result["own"] == (0 if bits else own_pixels[rank])
 
 
-def test_a_test_by_two_processes_reports_what_one_reports(tmp_path: Path) -> None:
+def test_a_test_by_two_processes_reports_what_one_reports(forks: Forks, tmp_path: Path) -> None:
     even, uneven = make_part_folder(tmp_path / "even"), make_part_folder(tmp_path / "uneven")
     # Three normal and two defective images, which two processes cannot share evenly.
     (uneven / "test" / "hole" / "002.png").unlink()
     (uneven / "ground_truth" / "hole" / "002_mask.png").unlink()
-    root = Path(__file__).resolve().parents[2]
-    script = root / "tests" / "unit" / "metrics" / "brightness.py"
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, script, tmp_path / "results", even, uneven]
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
+    done = forks.run_file(brightness.__file__, *map(str, (tmp_path / "results", even, uneven)), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     together = json.loads((tmp_path / "results" / "figures.json").read_text())
     model = Brightness(evaluator=RawMapEvaluator(), visualizer=False)

@@ -34,20 +34,28 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Files that take longest, dearest first. They are begun first, so that no process is left alone with one at the end.
 LONGEST = (
     "test_export.py",
+    "test_crops.py",
+    "test_compiled.py",
     "test_benchmark.py",
     "test_configs.py",
     "test_checkpoints_decide.py",
-    "test_cli.py",
-    "test_resume.py",
-    "test_plugin.py",
     "test_two_devices.py",
     "test_inputs.py",
-    "test_training_sets.py",
-    "test_interruptions.py",
-    "test_inputs_stored.py",
     "test_commands_of_pages.py",
-    "test_destseg.py",
+    "test_benchmark_speed.py",
+    "test_operating_point_doors.py",
+    "test_gpu_check.py",
+    "test_resume.py",
+    "test_plugin.py",
+    "test_regions.py",
+    "test_cli.py",
+    "test_examples.py",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: some tests wait for what they have started."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

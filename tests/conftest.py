@@ -53,11 +53,6 @@ LONGEST = (
 )
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: some tests wait for what they have started."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files; the others follow in their order."""
     rank = {name: place for place, name in enumerate(LONGEST)}
@@ -65,8 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Pass over what imports left in memory, a million objects, whenever Python looks for cycles from now on."""
+    """Pass over what imports left in memory, a million objects, whenever Python looks for cycles, and look less often."""
     gc.freeze()
+    gc.set_threshold(100_000)
 
 
 @pytest.fixture(scope="session")

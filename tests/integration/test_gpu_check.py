@@ -42,7 +42,7 @@ def test_every_table_is_printed(monkeypatch) -> None:
 
     few_pieces(monkeypatch)
     monkeypatch.setattr(gpu_check, "BACKBONE", "test_resnet")
-    monkeypatch.setattr(gpu_check, "bundled", lambda: {"linear": lambda: torch.nn.Linear(64, 1)})
+    monkeypatch.setattr(gpu_check, "bundled", lambda: {"linear": lambda: torch.nn.Linear(32, 1)})
     rows = [line.split(" | ") for line in gpu_check.parity(CPU, 64) if line.startswith(("| DeSTSeg", "| PFADSeg"))]
     assert [float(row[1]) for row in rows] == [0, 0]  # the CPU beside itself
     rows = [line.split(" | ") for line in gpu_check.steps(CPU, 2, 32, count=1) if line.startswith(("| D", "| P"))]

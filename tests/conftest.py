@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Pass over what imports left in memory, a million objects, whenever Python looks for cycles, and look less often."""
+    """Look for cycles less often than Python does, and never among the million objects that imports left."""
     gc.freeze()
     gc.set_threshold(100_000)
 

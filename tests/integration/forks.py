@@ -13,9 +13,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Reads jobs from its input, one a line, runs each in a fork, and prints its exit code, or minus its signal.
 PARENT = """
-import json, os, sys, traceback
+import gc, json, os, sys, traceback
 import anomalib.cli.cli, anomalib.data, anomalib.engine, anomalib.models
 
+gc.freeze()  # or each fork looks for cycles among all that was imported, and copies its memory for that
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

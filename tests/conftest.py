@@ -90,7 +90,7 @@ class SignalStack(ctypes.Structure):
 
 @pytest.fixture(scope="session", autouse=True)
 def pictures_are_compressed_lightly() -> Iterator[None]:
-    """Compressing heat maps takes a third of a test of few small pictures."""
+    """Compressing heat maps takes a sixth of a test of few small pictures."""
     save = Image.Image.save
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "save", lambda *args, **kwargs: save(*args, **{"compress_level": 1} | kwargs))

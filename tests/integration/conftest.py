@@ -63,14 +63,11 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def nothing_left_in_memory() -> Iterator[None]:
-    """Free what a test trained: model and trainer refer to each other, and Python sees few objects, not gigabytes.
-
-    So many objects are libraries that a test was the first to import: they are passed over from then on.
-    """
+    """Free what a test trained: model and trainer refer to each other, and Python sees few objects, not gigabytes."""
     yield
     gc.collect()
     if len(gc.get_objects()) > 50_000:
-        gc.freeze()
+        gc.freeze()  # they are libraries that this test was the first to import, and would be searched after every test
 
 
 @pytest.fixture(scope="session", autouse=True)

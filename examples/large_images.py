@@ -210,6 +210,11 @@ def patchcore(arguments: argparse.Namespace, seed: int, size: tuple[int, int]) -
     return {"side": "Patchcore, reduced to 256 x 256", **known, **measure(found).figures}
 
 
+def name_of(data: dict[str, Any]) -> str:
+    """Name a set by its category, or as its configuration does."""
+    return data.get("category") or data["name"]
+
+
 def main() -> None:
     """Train what the file lacks, and print the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -230,8 +235,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to draw maps of both sides")
     parser.add_argument("--out", type=Path, default=Path("large_images.csv"))
     arguments = parser.parse_args()
-    data = {"name": "demo"} if arguments.data is None else yaml.safe_load(arguments.data.read_text())["init_args"]
-    name = data.get("name") or data.get("category", "")
+    name = "demo" if arguments.data is None else name_of(yaml.safe_load(arguments.data.read_text())["init_args"])
     size, steps = "x".join(map(str, arguments.size)), "+".join(map(str, arguments.steps))
     run = {"set": name, "size": size, "steps": steps, "backbone": arguments.backbone}
     rows = collect(arguments.out, run, arguments.seeds, lambda seed: sides(arguments, seed))

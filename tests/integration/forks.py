@@ -39,6 +39,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
+# Runs the file that its first argument names as if it had been started by that name, the tests being importable.
 FILE = f"""
 import os, runpy, sys
 del sys.argv[0]

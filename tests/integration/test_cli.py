@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from anomalib.cli.cli import AnomalibCLI
 
-from tests.conftest import make_part_folder
+from tests.conftest import ANOMALIB, make_part_folder
 
 SWITCHES = {"backbone": "test_resnet", "pre_trained": "false", "image_size": "[32,32]"}
 STEPS = {"student_steps": "2", "segmentation_steps": "2", "student_lr": "0.01"}
@@ -42,8 +42,8 @@ class Trained:
         return ["--ckpt_path", str(path)]
 
 
-# What the command `anomalib` runs.
-COMMAND = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
+# What the command `anomalib` runs, by the name that Lightning starts again for a second process.
+COMMAND = f"import sys; from anomalib.cli.cli import main; sys.argv[0] = {str(ANOMALIB)!r}; main()"
 
 
 @pytest.fixture(scope="module", params=["DeSTSeg", "PFADSeg"])

@@ -125,3 +125,4 @@ def test_reduced_pictures_and_crops_are_measured_on_one_ground_truth(
     assert "| parts | 96x96 | 5+2 | tf_efficientnet_lite0 | crops of 64, one pass |" in capsys.readouterr().out
     monkeypatch.setattr(large_images, "sides", None)  # what is in the file is not measured again
     large_images.main()
+    assert large_images.name_of({"category": "pill"}) == "pill"  # or two categories would be one set

@@ -10,6 +10,7 @@ must be is said in `images.py` and `masks.py`, and which mask belongs to which i
 """
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,16 @@ from destseg_anomalib.data.images import UnusableImageError, check_image
 from destseg_anomalib.data.masks import check_mask, check_mask_of_normal
 from destseg_anomalib.data.pairing import check_folder, check_tables
 
-__all__ = ["CheckedReading", "DataCheck", "UnusableImageError", "check_data", "check_folder", "data_of", "release_data"]
+__all__ = [
+    "CheckedReading",
+    "DataCheck",
+    "UnusableImageError",
+    "check_data",
+    "check_folder",
+    "data_of",
+    "release_data",
+    "workers_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +117,21 @@ def _in_range(item: Any) -> Any:  # noqa: ANN401
         )
         raise UnusableImageError(msg)
     return item
+
+
+def workers_of(datamodule: AnomalibDataModule) -> int:
+    """Count the loader workers that a data module asks for, as far as there are cores.
+
+    A configuration was often written on another machine, and PyTorch warns of workers that share a core.
+
+    Args:
+        datamodule: Any data module of anomalib.
+
+    Returns:
+        Number of processes that read images beside this one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(datamodule.num_workers, cores)
 
 
 def data_of(trainer: Trainer) -> AnomalibDataModule | None:

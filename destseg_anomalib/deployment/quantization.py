@@ -17,7 +17,10 @@ from anomalib.metrics import F1Score
 from torch import nn
 from torch.utils.data import DataLoader
 
+from destseg_anomalib.data.reading import workers_of
 from destseg_anomalib.deployment.export import Export
+
+CALIBRATED_ON = 300  # images, or all where there are fewer; NNCF wants as many, and warns where there are fewer
 
 
 class CarefulQuantization(Export):
@@ -76,7 +79,7 @@ class CarefulQuantization(Export):
         import nncf  # noqa: PLC0415  an optional extra
 
         data = _set_up(datamodule, "int8_ptq")
-        return nncf.quantize(model, self._calibration(data), **self._care(model))
+        return nncf.quantize(model, self._calibration(data), **self._care(model, data))
 
     def _accuracy_control_quantization_ov(
         self,
@@ -118,16 +121,16 @@ class CarefulQuantization(Export):
                 metric.update(batch.update(**fields))
             return float(metric.compute())
 
-        tests = nncf.Dataset(_one_by_one(data.test_data, data.num_workers))
+        tests = nncf.Dataset(_one_by_one(data.test_data, workers_of(data)))
         return nncf.quantize_with_accuracy_control(
-            model, self._calibration(data), tests, quality, max_drop=max_drop, **self._care(model)
+            model, self._calibration(data), tests, quality, max_drop=max_drop, **self._care(model, data)
         )
 
     def _calibration(self, datamodule: AnomalibDataModule) -> Any:  # noqa: ANN401
         """Validation images as the network sees them."""
         import nncf  # noqa: PLC0415  an optional extra
 
-        batches = _one_by_one(datamodule.val_data, datamodule.num_workers)
+        batches = _one_by_one(datamodule.val_data, workers_of(datamodule))
         return nncf.Dataset(batches, lambda batch: self._resized(batch).image.numpy())
 
     def _resized(self, batch: Batch) -> Batch:
@@ -136,12 +139,13 @@ class CarefulQuantization(Export):
             batch.image, batch.gt_mask = self.pre_processor.transform(batch.image, batch.gt_mask)
         return batch
 
-    def _care(self, model: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _care(self, model: Any, datamodule: AnomalibDataModule) -> dict[str, Any]:  # noqa: ANN401
         """What every quantisation is told."""
         import nncf  # noqa: PLC0415  an optional extra
 
         kept = nncf.IgnoredScope(names=self._kept_in_float(model), types=["MatMul"])  # the resize is two products
-        return {"preset": nncf.QuantizationPreset.MIXED, "ignored_scope": kept}
+        images = min(CALIBRATED_ON, len(datamodule.val_data))
+        return {"preset": nncf.QuantizationPreset.MIXED, "ignored_scope": kept, "subset_size": images}
 
     def _kept_in_float(self, model: Any) -> list[str]:  # noqa: ANN401
         """Name the convolutions that read images, and those that read similarities."""

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import anomalib.metrics
 import numpy as np
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import AnomalibMetric, Evaluator, F1Score
+from anomalib.metrics import AnomalibMetric, Evaluator
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torchmetrics import Metric
@@ -38,6 +39,14 @@ FIGURES = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max
 BOUNDS = ("IAP_lower", "IAP_upper", "IAP@90_lower", "IAP@90_upper")
 
 
+class F1Score(anomalib.metrics.F1Score):
+    """anomalib's F1 score at a threshold, but NaN where the ground truth holds nothing to be found, and not 0."""
+
+    def compute(self) -> torch.Tensor:
+        """Compute the score, float32 in [0, 1], a scalar."""
+        return torch.where(self.tp + self.fn > 0, super().compute(), torch.nan)
+
+
 class RawMapEvaluator(Evaluator):
     """Evaluator for any anomalib model that ranks the maps and scores as the model returns them.
 
@@ -46,7 +55,8 @@ class RawMapEvaluator(Evaluator):
 
     * ``image_AUROC``, ``pixel_AUROC``, ``pixel_AP``, ``pixel_AUPRO`` (false positive rate up to 0.3), ``pixel_F1Max``
       (best of all thresholds), ``IAP`` and ``IAP@90``;
-    * ``image_F1Score`` and ``pixel_F1Score``, anomalib's own at the model's threshold, left out where there is none.
+    * ``image_F1Score`` and ``pixel_F1Score``, anomalib's own at the model's threshold, left out where there is none,
+      and NaN where there is nothing to be found.
 
     It also writes ``instances.csv`` (every defect with its raw score and rank, found or missed at the model's
     threshold), ``iap_curve.csv`` and ``iap_curve.png`` beside the heat maps, prints what that threshold does to defects

@@ -4,7 +4,6 @@
 """What comes before the first step: the trainer, the teacher's weights, the images, and what anomalies are made of."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from destseg_anomalib.data.reading import data_of
+from destseg_anomalib.data.reading import data_of, workers_of
 from destseg_anomalib.data.regions import read_regions
 from destseg_anomalib.synthesis import AnomalyGenerator, Rotation, TextureBank, rotation_of_category, texture_bank
 from destseg_anomalib.synthesis.preview import SHOWN, write_preview
@@ -185,16 +184,15 @@ def show_what_is_taught(model: Any, trainer: Trainer, datamodule: AnomalibDataMo
 
 
 def use_available_cores(trainer: Trainer, loans: Loans) -> None:
-    """Start no more workers than there are cores, whatever a configuration says that was written elsewhere.
+    """Start no more workers than there are cores.
 
     Args:
         trainer: A trainer whose data module, if it has one, has made no loader yet.
         loans: Gives the number back.
     """
     datamodule = data_of(trainer)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if datamodule is not None and datamodule.num_workers > cores:
-        loans.lend(datamodule, "num_workers", cores)
+    if datamodule is not None and workers_of(datamodule) < datamodule.num_workers:
+        loans.lend(datamodule, "num_workers", workers_of(datamodule))
 
 
 def try_both_phases(model: Any, trainer: Trainer) -> None:  # noqa: ANN401

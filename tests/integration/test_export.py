@@ -3,6 +3,8 @@
 
 """An exported file gives the answer of the trained model, whatever the size of the image and the runtime."""
 
+import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -20,9 +22,11 @@ from anomalib.models.components import AnomalibModule
 from anomalib.models.components.base.export_mixin.mixin import ExportMixin
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import seed_everything
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from destseg_anomalib import DeSTSeg, PFADSeg
+from destseg_anomalib.deployment import quantization
 from tests.conftest import make_part_data, make_part_folder
 
 pytest.importorskip("onnxscript")
@@ -44,11 +48,12 @@ def each_model_is_converted_once(tmp_path_factory) -> Iterator[None]:
     def to_onnx(
         model: AnomalibModule, export_root: Path, name: str = "model", size: object = None, **kwargs: object
     ) -> Path:
-        key = (model, model.post_processor, name, size, *kwargs.items())
+        key = (model, model.post_processor, size, *kwargs.items())
         if key not in made:
-            made[key] = convert(model, tmp_path_factory.mktemp("onnx"), name, size, **kwargs)
+            made[key] = convert(model, tmp_path_factory.mktemp("onnx"), "model", size, **kwargs)
         folder = Path(export_root) / "weights" / "onnx"
-        return shutil.copytree(made[key].parent, folder, dirs_exist_ok=True) / made[key].name
+        copied = shutil.copytree(made[key].parent, folder, dirs_exist_ok=True) / made[key].name
+        return copied.rename(folder / f"{name}.onnx")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ExportMixin, "to_onnx", to_onnx)
@@ -150,16 +155,23 @@ def test_openvino_computes_as_pytorch_where_it_is_asked_for_float32(trained, tmp
 
 @pytest.mark.parametrize("compression", [CompressionType.INT8_PTQ, CompressionType.INT8_ACQ])
 def test_eight_bits_leave_the_resize_and_the_first_convolutions_in_float_and_the_maps_alike(
-    trained, compression
+    trained, compression, monkeypatch, caplog
 ) -> None:
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     if isinstance(trained.model, PFADSeg) and compression == CompressionType.INT8_ACQ:
         pytest.skip("accuracy is controlled alike for both models, and it takes most of a minute")
+    workers = []
+    load = lambda *args, num_workers, **kwargs: workers.append(num_workers) or DataLoader(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(quantization, "DataLoader", load)
+    monkeypatch.setattr(trained.data, "num_workers", 1000)
+    monkeypatch.setattr(logging.getLogger("nncf"), "propagate", True)
     # A few hundred steps would be needed for labels that eight bits can hold, so ACQ may lose the whole metric.
     path = trained.model.to_openvino(
         trained.root / compression, compression_type=compression, datamodule=trained.data, max_drop=1.0
     )
+    assert 1 <= max(workers) <= os.cpu_count()
+    assert not any("smaller than the requested subset size" in entry.message for entry in caplog.records)
     network = openvino.Core().read_model(path)
     quantised = [
         layer.get_type_name()

@@ -75,6 +75,16 @@ def test_without_masks_the_image_figures_stay(tmp_path, part_folder) -> None:
     assert not list((tmp_path / "results").rglob("instances.csv"))
 
 
+@pytest.mark.parametrize("said", [0, 1])
+def test_a_test_set_of_good_images_leaves_f1_undefined(tmp_path, part_folder, said: int) -> None:
+    model = Brightness(evaluator=RawMapEvaluator(), visualizer=False)
+    model.post_processor._image_threshold.fill_(0 if said else 1e9)
+    with pytest.warns(UserWarning, match="image_AUROC is undefined"):
+        [figures] = engine(tmp_path).test(model, datamodule=parts(part_folder, abnormal_dir=None, mask_dir=None))
+    assert figures.keys() == {"image_AUROC", "image_F1Score"}
+    assert all(map(math.isnan, figures.values()))
+
+
 def test_validation_logs_nothing_unless_asked_to(tmp_path, part_folder) -> None:
     runner = engine(tmp_path / "results")
     model = Brightness(evaluator=RawMapEvaluator(), visualizer=False)

@@ -73,8 +73,8 @@ def trained(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
         backbone="resnet18",
         pre_trained=False,
         image_size=(64, 64),
-        student_steps=4,
-        segmentation_steps=16,
+        student_steps=2,
+        segmentation_steps=6,
         distance_weight=distance_weight,
     )
     engine = Engine(default_root_dir=root, accelerator="cpu", devices=1, logger=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.integration.conftest import SUCCESS, Bench, expect
@@ -119,7 +120,9 @@ def test_an_odd_image(bench: Bench, make: Callable, door: str, expectation: str 
 
 
 @pytest.mark.parametrize("door", ["train", "test"])
-def test_an_unreadable_image_is_named_from_a_worker_process_too(bench: Bench, door: str) -> None:
+def test_an_unreadable_image_is_named_from_a_worker_process_too(bench: Bench, door: str, monkeypatch) -> None:
+    # Seconds that a worker waits for an end that Python, which throws its loader away, may never tell it.
+    monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.5)
     content(WHOLE[:9000])(bench.parts / ("train/good" if door == "train" else "test/good"))
     bench.loader_workers = 1
     action = (lambda: bench.train(cache_images=False, student_steps=3)) if door == "train" else bench.test

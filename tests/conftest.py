@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 # Of the processes that tests start, too: several threads in each of several processes get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
-# Or glibc gives large blocks back to the system, and asks for them anew: a twentieth of the time of tests.
-for threshold in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
-    os.environ.setdefault(threshold, str(2**30))
 # Or OpenVINO reports each conversion to its makers, from a fork of this process, which holds gigabytes and threads.
 os.environ.setdefault("CI", "true")
 

@@ -4,6 +4,7 @@
 """Programs in processes of their own that do not import everything anew: forks of one that has anomalib imported."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,14 +40,27 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
-# Runs the file that its first argument names as if it had been started by that name, the tests being importable.
-FILE = f"""
+# Runs the file that its first argument names, the tests being importable, as two processes that know of each other, in
+# the way in which torchrun starts them.
+PAIR = f"""
 import os, runpy, sys
-del sys.argv[0]
-os.environ["PYTHONPATH"] = {str(REPOSITORY)!r}
+_, port, *sys.argv = sys.argv
 sys.path.insert(0, {str(REPOSITORY)!r})
+os.environ |= {{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}}
+other = os.fork()
+rank = "0" if other else "1"
+os.environ |= {{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank}}
 runpy.run_path(sys.argv[0], run_name="__main__")
+if other:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
 """
+
+
+def free_port() -> str:
+    """Find a port at which processes can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 class Forks:
@@ -77,6 +91,6 @@ class Forks:
         code = int(self.parent.stdout.readline())
         return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in self.printed))
 
-    def run_file(self, file: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        """Run a file of the tests, which Lightning starts anew for its other processes."""
-        return self.run(FILE, file, *arguments, folder=folder)
+    def run_pair(self, file: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run a file of the tests in two processes, each of which is one of Lightning's devices."""
+        return self.run(PAIR, free_port(), file, *arguments, folder=folder)

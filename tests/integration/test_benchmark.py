@@ -6,7 +6,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -25,7 +24,7 @@ from destseg_anomalib.benchmark import runners
 from destseg_anomalib.benchmark.job import ProtocolJob
 from destseg_anomalib.benchmark.pipeline import Benchmark
 from destseg_anomalib.report.results import COLUMNS, METRICS
-from tests.conftest import ANOMALIB, make_part_folder
+from tests.conftest import make_part_folder
 
 PATCHCORE = {
     "class_path": "Patchcore",
@@ -149,26 +148,41 @@ def test_a_job_that_raises_leaves_the_other_rows_and_exit_code_1_and_is_tried_ag
         assert "Unknown model (no_such_backbone)" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_killed_benchmark_goes_on_where_it_was(part_folder) -> None:
+# What the command does, killed when it has started its third job; it leaves the names of its processes.
+KILLED = """
+import os, signal
+from pathlib import Path
+import psutil
+from anomalib.cli.cli import main
+from destseg_anomalib.benchmark import runners
+
+def wait_or_die(processes, wait=runners.wait, started=[]):
+    started.append(processes)
+    if len(started) == 3:
+        family = psutil.Process().children(recursive=True)
+        Path("family").write_text(" ".join(str(process.pid) for process in family))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wait(processes)
+
+runners.wait = wait_or_die
+main()
+"""
+
+
+def test_a_killed_benchmark_goes_on_where_it_was(forks, part_folder) -> None:
     folder = part_folder.parent
-    seeds = [0, 1, 2, 3]
+    seeds = [0, 1, 2]
     config = write_config(folder, [PATCHCORE], seeds)
     jobs = folder / "results" / "jobs"
-    with (folder / "printed.txt").open("w") as printed:
-        command = [ANOMALIB, "benchmark", "--config", str(config)]
-        benchmark = subprocess.Popen(command, cwd=folder, stdout=printed, stderr=printed)
-        try:
-            while len(list(jobs.glob("*/log.txt"))) < 3:
-                assert benchmark.poll() is None, (folder / "printed.txt").read_text()
-                time.sleep(0.02)
-            family = psutil.Process(benchmark.pid).children(recursive=True)
-        finally:
-            benchmark.send_signal(signal.SIGKILL)
-            benchmark.wait()
-    assert psutil.wait_procs(family, timeout=300)[1] == []  # nobody goes on with the job that was running
+    killed = forks.run(KILLED, "benchmark", "--config", str(config), folder=folder)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    family = [int(process) for process in (folder / "family").read_text().split()]
+    assert len(family) > 1  # the job and who forked it
+    for process in family:
+        while psutil.pid_exists(process):
+            time.sleep(0.02)
     finished = {path: path.stat().st_mtime_ns for path in jobs.glob("*/result.json")}
-    assert 2 <= len(finished) < len(seeds)
-    assert len(list(jobs.glob("*/log.txt"))) - len(finished) in {0, 1}  # 0 if it was killed between two jobs
+    assert len(finished) == 2  # nobody goes on with the job that was running
     table = run(config)
     assert list(table["seed"]) == seeds
     assert set(table["status"]) == {"finished"}

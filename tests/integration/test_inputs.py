@@ -124,10 +124,10 @@ def test_an_odd_image(bench: Bench, make: Callable, door: str, expectation: str 
 def test_an_unreadable_image_is_named_from_a_worker_process_too(bench: Bench, door: str, monkeypatch) -> None:
     content(WHOLE[:9000])(bench.parts / ("train/good" if door == "train" else "test/good"))
     bench.loader_workers = 1
-    action = (lambda: bench.train(cache_images=False, student_steps=3)) if door == "train" else bench.test
-    expect(UNREADABLE, action)
     # A loader that is thrown away with its exception may not reach its worker, and waits so many seconds for its end.
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    action = (lambda: bench.train(cache_images=False, student_steps=3)) if door == "train" else bench.test
+    expect(UNREADABLE, action)
     gc.collect()
 
 

@@ -91,7 +91,7 @@ def outcomes(forks, tmp_path_factory) -> tuple[dict[str, Any], list[dict[str, An
     one.mkdir()
     two.mkdir()
     train(parts, one, 1)
-    done = forks.run_file(__file__, str(parts), str(two), "2", folder=root)
+    done = forks.run_pair(__file__, str(parts), str(two), "2", folder=root)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [torch.load(path, weights_only=True) for path in (one / "0.pt", two / "0.pt", two / "1.pt")]
     shutil.rmtree(root)  # states of the network after every step

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from destseg_anomalib.metrics.curves import mean_precision
 from destseg_anomalib.metrics.figures import PixelFigures, PixelFiguresMetric
 from destseg_anomalib.metrics.iap import _IAP, _IAPAtRecall
 from tests.conftest import make_part_folder
-from tests.integration.forks import Forks
+from tests.integration.forks import Forks, free_port
 from tests.unit.metrics import brightness
 from tests.unit.metrics.brightness import Brightness, engine, parts
 
@@ -25,12 +24,6 @@ def image_sets() -> tuple[torch.Tensor, torch.Tensor]:
     target = torch.zeros(7, 12, 12)
     target[1:5, 2:5, 3:9] = target[3, 9, 9] = 1
     return torch.rand(7, 12, 12, generator=generator) + 0.3 * target, target
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def work(rank: int, port: str, results: Path) -> None:
@@ -79,7 +72,7 @@ def test_a_test_by_two_processes_reports_what_one_reports(forks: Forks, tmp_path
     # Three normal and two defective images, which two processes cannot share evenly.
     (uneven / "test" / "hole" / "002.png").unlink()
     (uneven / "ground_truth" / "hole" / "002_mask.png").unlink()
-    done = forks.run_file(brightness.__file__, *map(str, (tmp_path / "results", even, uneven)), folder=tmp_path)
+    done = forks.run_pair(brightness.__file__, *map(str, (tmp_path / "results", even, uneven)), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     together = json.loads((tmp_path / "results" / "figures.json").read_text())
     model = Brightness(evaluator=RawMapEvaluator(), visualizer=False)

@@ -188,7 +188,7 @@ class TestBounded:
     """Background counted in bins."""
 
     @settings(max_examples=1000, deadline=None)
-    @given(small_sets(), st.sampled_from([10, 18]), st.sampled_from(RECALLS))
+    @given(small_sets(), st.sampled_from([10, 14]), st.sampled_from(RECALLS))
     def test_the_bracket_is_never_violated(
         self, data: tuple[np.ndarray, np.ndarray], bits: int, recall: Fraction
     ) -> None:
@@ -216,7 +216,7 @@ class TestBounded:
         metric.update(as_batch(preds, target))
         exact = instance_average_precision(preds, target).item()
         assert metric.compute().item() == pytest.approx(exact, abs=1e-4)
-        assert metric.bracket[1] - metric.bracket[0] < 5e-3
+        assert metric.bracket[0] <= exact <= metric.bracket[1] < metric.bracket[0] + 5e-3
 
     def test_without_bits_the_bracket_is_the_figure(self) -> None:
         metric = IAP()

@@ -23,6 +23,9 @@ from destseg_anomalib.benchmark.pretrained import OFFLINE, pretrained_from
 from destseg_anomalib.metrics import RawMapEvaluator
 from destseg_anomalib.transforms import RoundedBilinearResize
 
+TEXTURE_ARGUMENTS = ("textures", "dtd_dir", "anomaly_source_path")  # what our models, Draem and GLASS call the folder
+DTD_FOLDER = "./datasets/dtd"  # where anomalib keeps that set, and models that find none fetch it
+
 
 def apply(model: AnomalibModule, image_size: tuple[int, int] | None = None) -> None:
     """Give a model the papers' evaluation, and nothing that would cost time beside it.
@@ -107,16 +110,16 @@ def _shared_arguments(cls: type, spec: Mapping[str, Any]) -> tuple[dict[str, Any
         arguments |= {} if weights == OFFLINE else {"backbone_weights": weights}  # the extra they find themselves
         weights = None
     if textures is not None:
-        if "textures" in parameters:
-            arguments["textures"] = textures
-        elif "dtd_dir" not in parameters:
+        name = next((name for name in TEXTURE_ARGUMENTS if name in parameters), None)
+        if name is None:
             msg = f"{cls.__name__} uses no anomaly sources: remove textures={textures} from its entry."
             raise ValueError(msg)
-        elif textures != "dtd":  # which the model fetches by itself
-            if not Path(textures).is_dir():  # Draem would download 600 MB into it
-                msg = f"textures={textures} is not a folder: name a folder of pictures, or dtd to fetch that set."
-                raise FileNotFoundError(msg)
-            arguments["dtd_dir"] = textures
+        if name != "textures" and textures == "dtd":
+            textures = DTD_FOLDER
+        elif name != "textures" and not Path(textures).is_dir():  # a bundled model would download 600 MB into it
+            msg = f"textures={textures} is not a folder: name a folder of pictures, or dtd to fetch that set."
+            raise FileNotFoundError(msg)
+        arguments[name] = textures
     return arguments, weights
 
 

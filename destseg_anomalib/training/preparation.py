@@ -191,7 +191,7 @@ def use_available_cores(trainer: Trainer, loans: Loans) -> None:
         loans: Gives the number back.
     """
     datamodule = data_of(trainer)
-    if datamodule is not None and workers_of(datamodule) < datamodule.num_workers:
+    if datamodule is not None:
         loans.lend(datamodule, "num_workers", workers_of(datamodule))
 
 

@@ -58,8 +58,16 @@ def test_a_model_that_crops_keeps_its_own_size() -> None:
     [
         ({"class_path": "Patchcore", "init_args": {"backbone": "resnet18"}}, "feature_extractor.feature_extractor"),
         ({"class_path": "Stfpm"}, "teacher_model.feature_extractor"),
+        (
+            {"class_path": "Supersimplenet", "init_args": {"backbone": "resnet18"}},
+            "feature_extractor.feature_extractor.feature_extractor",
+        ),
+        (
+            {"class_path": "Glass", "init_args": {"backbone": "resnet18"}},
+            "forward_modules.feature_aggregator.feature_extractor",
+        ),
     ],
-    ids=["Patchcore", "Stfpm"],
+    ids=["Patchcore", "Stfpm", "SuperSimpleNet", "GLASS"],
 )
 def test_a_file_of_weights_fills_the_pretrained_backbone_of_a_bundled_model(spec, teacher, trunk) -> None:
     model = protocol.build_model(spec | {"backbone_weights": trunk})
@@ -86,6 +94,17 @@ def test_textures_reach_draem(tmp_path) -> None:
     model = protocol.build_model({"class_path": "Draem", "textures": str(tmp_path)})
     assert isinstance(model, Draem)
     assert model.augmenter.anomaly_source_paths == [tmp_path / "wood.png"]
+
+
+def test_textures_reach_glass(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "datasets" / "dtd"
+    folder.mkdir(parents=True)
+    (folder / "wood.png").touch()
+    monkeypatch.chdir(tmp_path)
+    spec = {"class_path": "Glass", "init_args": {"backbone": "resnet18", "pre_trained": False}}
+    for textures in (str(folder), "dtd"):
+        model = protocol.build_model(spec | {"textures": textures}).model
+        assert [path.resolve() for path in model.augmentor.anomaly_source_paths] == [folder / "wood.png"]
 
 
 def test_the_offline_weights_serve_bundled_models() -> None:

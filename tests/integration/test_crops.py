@@ -87,6 +87,7 @@ def test_a_rotation_brings_no_grey_corner_into_a_crop() -> None:
 def test_what_cannot_be_cut_is_said(bench: Bench) -> None:
     too_large = r"^crop_size=40 must lie between 1 and the sides of image_size=\(32, 32\)"
     expect(too_large, lambda: DeSTSeg(**TINY, crop_size=40))
+    expect("^tile=0 must be at least 1", lambda: DeSTSeg(**TINY, tile=0))
     regions = "^crop_size=16 cuts parts of images, of which regions='a.png'"
     expect(regions, lambda: DeSTSeg(**TINY, crop_size=16, regions="a.png"))
     loader = torch.utils.data.DataLoader(torch.rand(4, 3, 32, 32), batch_size=2)

@@ -16,9 +16,11 @@ import torch
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.deploy import TorchInferencer
 from anomalib.models import Padim
+from anomalib.post_processing import PostProcessor
 from lightning.pytorch import seed_everything
 
 from destseg_anomalib import DemoSurfaces, DeSTSeg, OperatingPoint
+from destseg_anomalib.deployment.stored_point import restore_point
 from destseg_anomalib.metrics.verdict_table import VerdictTable
 from tests.integration.conftest import STEPS, TINY, Bench, expect
 
@@ -260,3 +262,12 @@ def run_torch(path: Path) -> Run:
         return {name: getattr(answer, name).numpy() for name in names}
 
     return run
+
+
+def test_a_post_processor_that_was_given_gives_way_to_the_checkpoints_point_with_a_warning(caplog) -> None:
+    stored = OperatingPoint(**FIRST).checkpoint_config()
+    for given, warnings in ((PostProcessor(), 0), (PostProcessor(image_sensitivity=0.8), 1)):
+        model = DeSTSeg(**TINY, post_processor=given)
+        restore_point(model, stored)
+        assert model.post_processor.checkpoint_config() == stored
+        assert caplog.text.count("and not the PostProcessor that was given beside it") == warnings

@@ -241,6 +241,18 @@ def test_without_any_last_checkpoint_one_sentence_says_so(part_folder, tmp_path)
         fit(part_folder, tmp_path, ckpt_path="last")
 
 
+def test_a_later_run_without_a_checkpoint_is_passed_over_with_a_warning(finished, tmp_path, caplog) -> None:
+    _, _, trained, _ = finished
+    shutil.copytree(Path(trained.best_model_path).parent, tmp_path / "v0" / "weights" / "lightning")
+    for run in ("v1", "v2"):
+        (tmp_path / run).mkdir()
+    with caplog.at_level("WARNING"):
+        loaded = CheckpointFiles(tmp_path, [], current=tmp_path / "v2").load_checkpoint("last")
+    assert loaded["global_step"] == 7
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert f"goes on, since the run after it, {tmp_path / 'v1'}, has left no checkpoint" in warning
+
+
 def test_other_arguments_than_before_are_named(finished, tmp_path, caplog) -> None:
     folder, _, trained, _ = finished
     with caplog.at_level("WARNING"):

@@ -24,6 +24,7 @@ from destseg_anomalib.metrics import (
     instance_average_precision,
     precision_at_instance_recall,
 )
+from destseg_anomalib.metrics.raw_batch import RawBatch
 
 RANKED = {"image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_F1Max", "IAP", "IAP@90"}
 AT_THRESHOLD = {"image_F1Score", "pixel_F1Score"}
@@ -225,3 +226,10 @@ def test_maps_of_another_size_than_their_masks_are_refused(tmp_path: Path, part_
     model.model = Small()
     with pytest.raises(ValueError, match=r"maps have 20 x 20 pixels, the masks 40 x 40: give the model the size .*\.$"):
         getattr(engine(tmp_path), stage)(model, datamodule=parts(part_folder), verbose=False)
+
+
+def test_a_missing_score_is_the_highest_value_of_the_map() -> None:
+    batch, anomaly_map = RawBatch(), torch.rand(2, 1, 4, 4)
+    batch.anomaly_map = anomaly_map
+    assert torch.equal(batch.take()[1], anomaly_map.amax(dim=(1, 2, 3)))
+    assert batch.take() == (None, None)

@@ -96,3 +96,9 @@ def test_the_shares_of_a_large_region_are_whole_numbers_close_to_its_part() -> N
     histogram = np.zeros((3, 1 << 10), dtype=np.int64)
     move_positives(histogram, np.ones(3_000_000, dtype=np.float32), np.array([2_999_999, 1]))
     assert histogram[2].max() == pytest.approx(2 * SHARE, rel=1e-6)
+
+
+def test_without_positives_figures_are_undefined() -> None:
+    nothing = float32([])
+    levels = exact(nothing, nothing.astype(np.int64), float32([0.1, 0.2])).at(to_ordered(nothing))
+    assert np.isnan([auroc(levels), average_precision(levels), best_f1(levels)]).all()

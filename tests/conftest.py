@@ -89,11 +89,11 @@ class SignalStack(ctypes.Structure):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def pictures_are_compressed_lightly() -> Iterator[None]:
+def pictures_are_not_compressed() -> Iterator[None]:
     """Compressing heat maps takes a sixth of a test of few small pictures."""
     save = Image.Image.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image.Image, "save", lambda *args, **kwargs: save(*args, **{"compress_level": 1} | kwargs))
+        patch.setattr(Image.Image, "save", lambda *args, **kwargs: save(*args, **{"compress_level": 0} | kwargs))
         yield
 
 

@@ -35,6 +35,13 @@ def test_a_weight_that_is_no_number_is_damage(value) -> None:
         check_weights(checkpoint, Small())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_whose_sum_is_too_large_for_their_type_are_no_damage(dtype) -> None:
+    checkpoint = checkpoint_of(Small().to(dtype))
+    checkpoint["state_dict"]["model.weight"].fill_(torch.finfo(dtype).max)
+    check_weights(checkpoint, Small())
+
+
 def test_missing_and_unknown_weights_are_counted_and_the_writer_is_named() -> None:
     checkpoint = checkpoint_of(Small()) | {"training": {"version": "7.0"}}
     del checkpoint["state_dict"]["model.weight"]

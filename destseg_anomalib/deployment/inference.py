@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -94,5 +94,9 @@ def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
     norm: Any = model.get_submodule(norm_name)
     dtype = conv.weight.dtype
     rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
-    model.set_submodule(conv_name, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
+    conv.double()
+    norm.double()
+    of_norm = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *of_norm)
+    conv.to(dtype)
     model.set_submodule(norm_name, rest)

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from anomalib.data import Folder
@@ -191,3 +193,14 @@ def assert_near(actual: Any, expected: Any, limit: float) -> None:
     assert actual.anomaly_map.dtype == actual.pred_score.dtype == torch.float32
     assert (actual.anomaly_map - expected.anomaly_map).abs().max() < limit * expected.anomaly_map.std() > 0
     assert torch.allclose(actual.pred_score, expected.pred_score, atol=limit)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Makes a fake GPU one of those, such as Apple's, that have no such numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+                assert value.dtype != torch.float64
+        return result

@@ -92,11 +92,21 @@ def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
     """Put a batch norm into the convolution before it; the activation that some of timm's norms contain stays."""
     conv: Any = model.get_submodule(conv_name)
     norm: Any = model.get_submodule(norm_name)
-    dtype = conv.weight.dtype
+    like = conv.weight
+    fused = fuse_conv_bn_weights(
+        _exact(like),
+        _exact(conv.bias),
+        _exact(norm.running_mean),
+        _exact(norm.running_var),
+        norm.eps,
+        _exact(norm.weight),
+        _exact(norm.bias),
+    )
+    conv.weight, conv.bias = (nn.Parameter(part.to(like.dtype).to(like.device), requires_grad=False) for part in fused)
     rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
-    conv.double()
-    norm.double()
-    of_norm = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *of_norm)
-    conv.to(dtype)
     model.set_submodule(norm_name, rest)
+
+
+def _exact(part: Any) -> Any:  # noqa: ANN401
+    """Make a tensor, or None, one of float64, on the CPU, since not every GPU has such numbers."""
+    return None if part is None else part.cpu().double()

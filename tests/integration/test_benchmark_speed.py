@@ -28,6 +28,7 @@ from destseg_anomalib.training.averaging import WeightAverage
 from destseg_anomalib.training.batches import StepSampler, training_loader
 from destseg_anomalib.training.images import training_images
 from destseg_anomalib.transforms import RoundedBilinearResize
+from tests.conftest import NoFloat64
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -170,7 +171,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.fixture
 def fake_gpu() -> Iterator[None]:
     """A GPU that computes shapes only, and so has no value that a host could wait for."""
-    with FakeTensorMode(allow_non_fake_inputs=True), NoWaiting():
+    with FakeTensorMode(allow_non_fake_inputs=True), NoFloat64(), NoWaiting():
         yield
     perlin._axis_table.cache_clear()
 

@@ -6,10 +6,12 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from destseg_anomalib.deployment.inference import inference_copy
 from destseg_anomalib.models.destseg import DeSTSegModel
 from destseg_anomalib.models.pfadseg import PFADSegModel
+from tests.conftest import NoFloat64
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
@@ -61,3 +63,14 @@ def test_a_copy_for_bfloat16_has_its_weights_and_stays_near_the_answer() -> None
         actual, expected = copy(images), model(images)
     assert actual.anomaly_map.dtype == torch.float32
     assert torch.allclose(actual.anomaly_map, expected.anomaly_map, atol=0.05)
+
+
+@pytest.mark.parametrize("model_class", [DeSTSegModel, PFADSegModel])
+def test_a_gpu_without_float64_makes_a_copy_on_itself(model_class, monkeypatch) -> None:
+    model = model_class("test_resnet", pre_trained=False).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), NoFloat64():
+        model.to("cuda:0")
+        monkeypatch.setattr(model_class, "to", lambda self, **_: self)  # a fake tensor cannot be laid out anew
+        copy = inference_copy(model)
+        assert copy(torch.rand(2, 3, 64, 64, device="cuda:0")).anomaly_map.device.type == "cuda"
+    assert {(value.device.type, value.dtype) for value in copy.parameters()} == {("cuda", torch.float32)}

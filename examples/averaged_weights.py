@@ -36,6 +36,7 @@ from anomalib.engine import Engine
 from benchmark_synthesis import machine
 from lightning.fabric import Fabric
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from plot_steps import RUN, on_the_way
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.functional import auroc
 
@@ -47,7 +48,6 @@ from destseg_anomalib.models.student_teacher import StudentTeacherModel
 from destseg_anomalib.training.averaging import WeightAverage
 
 FIGURES = ["image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "IAP", "IAP@90"]
-RUN = ["set", "model", "training", "student_steps", "segmentation_steps"]
 WITNESSES = (0.0, 0.25, 0.5, 1.0)
 BITS = 18  # of a background score: dozens of maps are ranked at once
 RECOUNTED = 25  # batches that statistics are counted over
@@ -255,7 +255,7 @@ def report(rows: pd.DataFrame) -> None:
     over_steps = late.groupby([*side, "seed"])[FIGURES[-2:]].std(ddof=0).groupby(side).mean()
     show(groups.std(ddof=0)[FIGURES[-2:]].join(over_steps, rsuffix=" over steps").reset_index())
     print("By step, mean of the seeds that were looked at on the way:\n")
-    curves = rows[rows.groupby([*RUN, "seed"]).step.transform("nunique") > LAST]
+    curves = on_the_way(rows)
     show(curves[curves.witness.isin([0.0, 0.5])].groupby([*side, "step"])[FIGURES].mean().reset_index())
 
 

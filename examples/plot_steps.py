@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 MEASURED = Path(__file__).parent / "measured"
-TRAINING = ["set", "student_steps", "segmentation_steps"]
+RUN = ["set", "model", "training", "student_steps", "segmentation_steps"]
 # Name, kind of weights, weight of the distances, colour and marker.
 MAPS = [
     ("last step", "last step", 0.0, "tab:gray", "x"),
@@ -25,7 +25,7 @@ MAPS = [
 
 def on_the_way(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep the trainings that were looked at before their last tenth."""
-    return rows[rows.groupby([*TRAINING, "seed"]).step.transform("min") < 0.9 * rows.segmentation_steps]
+    return rows[rows.groupby([*RUN, "seed"]).step.transform("min") < 0.9 * rows.segmentation_steps]
 
 
 def draw(axes: Axes, rows: pd.DataFrame, figure: str) -> None:
@@ -39,11 +39,11 @@ def draw(axes: Axes, rows: pd.DataFrame, figure: str) -> None:
 
 def picture(rows: pd.DataFrame, path: Path) -> None:
     """Draw a column for each training, a row for each figure."""
-    trainings = list(rows.groupby(TRAINING, sort=False))
+    trainings = list(rows.groupby(RUN, sort=False))
     figure, axes = plt.subplots(
         2, len(trainings), figsize=(2.9 * len(trainings), 5), squeeze=False, sharex="col", layout="constrained"
     )
-    for column, ((name, student, segmentation), of_training) in enumerate(trainings):
+    for column, ((name, _, _, student, segmentation), of_training) in enumerate(trainings):
         seeds = of_training.seed.nunique()
         axes[0, column].set_title(
             f"{name}\n{student} + {segmentation} steps, {seeds} seed{'s' * (seeds > 1)}", fontsize=9

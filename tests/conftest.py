@@ -5,6 +5,7 @@
 
 import ctypes
 import gc
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -91,11 +92,17 @@ class SignalStack(ctypes.Structure):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def pictures_are_not_compressed() -> Iterator[None]:
-    """Compressing heat maps takes a sixth of a test of few small pictures."""
+def nothing_is_done_for_nobody() -> Iterator[None]:
+    """Leave out what no test looks at, and what takes a minute of all tests.
+
+    Heat maps are not compressed, checkpoints have no checksums, and the frames of the stack, by which jsonargparse and
+    Lightning ask who calls them at each command, come without the lines of their source.
+    """
     save = Image.Image.save
+    torch.serialization.set_crc32_options(compute_crc32=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "save", lambda *args, **kwargs: save(*args, **{"compress_level": 0} | kwargs))
+        patch.setattr(inspect, "stack", lambda context=0: inspect.getouterframes(sys._getframe(1), context))
         yield
 
 

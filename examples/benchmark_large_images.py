@@ -67,8 +67,8 @@ def training_table(rounds: int) -> Iterator[str]:
 
 
 def subject(size: int, folder: Path) -> Subject:
-    """The model for pictures of a size, and where its exported files lie."""
-    return Subject("DeSTSeg", BACKBONE, size, folder / str(size))
+    """The model for pictures of a size, trained on crops if they are large, and where its exported files lie."""
+    return Subject("DeSTSeg", BACKBONE, size, folder / str(size), crop_size=None if size == SMALL else SMALL)
 
 
 def judge(way: str, size: int, folder: Path) -> None:

@@ -35,18 +35,20 @@ Predict = Callable[[np.ndarray], object]
 
 
 class Subject(NamedTuple):
-    """What is measured: a model by name, its backbone and image size, and the folder that `export` wrote."""
+    """What is measured: a model by name, its backbone and sizes, and the folder that `export` wrote."""
 
     model: str
     backbone: str
     size: int
     folder: Path
+    crop_size: int | None = None
 
     def build(self) -> AnomalibModule:
         """Build the model, with random weights, and without a post-processor, whose thresholds come from a training."""
         torch.manual_seed(0)
         arguments = {"backbone": self.backbone, "pre_trained": False, "image_size": (self.size, self.size)}
-        return getattr(destseg_anomalib, self.model)(**arguments, post_processor=False).eval()
+        model = getattr(destseg_anomalib, self.model)
+        return model(**arguments, crop_size=self.crop_size, post_processor=False).eval()
 
 
 def official(subject: Subject) -> Predict:

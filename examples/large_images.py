@@ -41,9 +41,11 @@ from destseg_anomalib.benchmark.pretrained import pretrained_from
 from destseg_anomalib.metrics.curves import mean_precision, precision_at
 from destseg_anomalib.metrics.figures import PixelFiguresMetric
 from destseg_anomalib.models.tiles import square
+from destseg_anomalib.models.windows import look_no_further
 
 SMALL = (256, 256)
 FIGURES = ["pixel_AP", "pixel_AUPRO", "IAP", "IAP@90"]
+OVER_ALL = "one pass, means over the whole picture"
 WINDOW = 256  # pixels of a side that the picture shows
 
 
@@ -177,20 +179,23 @@ def sides(arguments: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]:
 
         return predict
 
-    for name, seen, crop in (
-        ("reduced to 256 x 256", SMALL, None),
-        (f"crops of {arguments.crop}", size, arguments.crop),
+    reduced, crops = "reduced to 256 x 256", f"crops of {arguments.crop}"
+    in_tiles = {f"{crops}, tiles of {tile}": tile for tile in arguments.tile}
+    for name, seen, crop, ways in (
+        (reduced, SMALL, None, {reduced: None}),
+        (crops, size, arguments.crop, {f"{crops}, one pass": max(size), **in_tiles, f"{crops}, {OVER_ALL}": max(size)}),
     ):
         model = destseg(arguments, seed, seen, crop)
         data, known = train(arguments, model, seed)
         defective = data.test_data.samples.label_index.to_numpy().nonzero()[0]
-        for tile in (None,) if crop is None else (max(size), *arguments.tile):
+        for way, tile in ways.items():
             model.model.tiling = None if tile is None else square(tile)
-            how = "" if crop is None else ", one pass" if tile == max(size) else f", tiles of {tile}"
+            if way.endswith(OVER_ALL):
+                look_no_further(model.model, None)
             pictures = judged(maps_of(model), data.test_data, size, seen)
             side = measure(pictures, show=defective[:: -(-len(defective) // 3)])
             drawn.setdefault(name, side)
-            yield {"side": name + how, **known, **side.figures}
+            yield {"side": way, **known, **side.figures}
     if arguments.picture is not None:
         draw(arguments.picture, drawn)
     if arguments.patchcore:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch.nn import functional
 from torch.optim import SGD
 
-from destseg_anomalib.models.blocks import PartlyConstantConv
+from destseg_anomalib.models.blocks import PartlyPooledConv
 from destseg_anomalib.models.losses import focal_loss, l1_loss, loss_mask
 from destseg_anomalib.models.similarity import cosine_distance, l2_normalize
 from destseg_anomalib.models.student_teacher import StudentTeacherModel
@@ -144,12 +144,12 @@ class OfficialStyleLoop:
 def plain(model: StudentTeacherModel) -> StudentTeacherModel:
     """Give a model PyTorch's plain layout, and take back what ours spares in a convolution."""
 
-    def convolve(layer: PartlyConstantConv, constant: torch.Tensor, varying: torch.Tensor) -> torch.Tensor:
+    def convolve(layer: PartlyPooledConv, constant: torch.Tensor, varying: torch.Tensor) -> torch.Tensor:
         maps = torch.cat([constant.expand(-1, -1, *varying.shape[-2:]), varying], dim=1)
         return functional.conv2d(maps, layer.weight, padding=1)
 
     for layer in model.modules():
-        if isinstance(layer, PartlyConstantConv):
+        if isinstance(layer, PartlyPooledConv):
             layer.forward = partial(convolve, layer)
     return model.to(memory_format=torch.contiguous_format)
 

@@ -112,7 +112,7 @@ MUTATIONS = [
     Mutation(
         "the checkpoint's top-T",
         "training/restoring.py",
-        'DECISIVE = ("image_size", "tile", "top_t")',
+        'DECISIVE = ("image_size", "crop_size", "tile", "top_t")',
         'DECISIVE = ("image_size",)',
         "integration/test_checkpoints_decide.py::test_nothing_but_the_checkpoint_decides_what_is_predicted",
     ),

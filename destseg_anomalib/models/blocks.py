@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .windows import COLUMNS, ROWS, Windowed, spread_along, window_means
+
 ASPP_RATES = (6, 12, 18)  # dilations in pixels of a map at a quarter of the image's size
 
 conv3x3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
@@ -90,36 +92,51 @@ class ConvNormReLU(nn.Sequential):
         self.add_module("relu", nn.ReLU())
 
 
-class PartlyConstantConv(nn.Conv2d):
-    """3x3 convolution of channels of which the first are constant over the image, without the work that this spares.
+class PartlyPooledConv(Windowed, nn.Conv2d):
+    """3x3 convolution of channels of which the first are means over windows, without the work that this spares.
 
-    A convolution is a sum over its input channels, and that of a constant map is constant, too, but for the border,
-    where the kernel reaches over the edge: three rows and three columns stand for all.
+    A convolution is a sum over its input channels, and that of means is one value a window, too, but for the border,
+    where the kernel reaches over the edge: three rows and three columns of each window stand for all.
 
     Args:
-        constant: Channels with one value an image.
+        pooled: Channels with one value a window.
         varying: Channels with a value at every pixel.
         out_channels: Channels of the output.
     """
 
-    def __init__(self, constant: int, varying: int, out_channels: int) -> None:
-        super().__init__(constant + varying, out_channels, kernel_size=3, padding=1, bias=False)
-        self.channels = [constant, varying]
+    def __init__(self, pooled: int, varying: int, out_channels: int) -> None:
+        super().__init__(pooled + varying, out_channels, kernel_size=3, padding=1, bias=False)
+        self.channels = [pooled, varying]
 
-    def forward(self, constant: torch.Tensor, varying: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Convolve values (N, C, 1, 1) and maps (N, D, H, W), as if the values were maps and stood before the maps."""
+    def forward(self, pooled: torch.Tensor, varying: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Convolve means (N, C, h, w) and maps (N, D, H, W), as if the means were maps and stood before the maps.
+
+        Means that differ are taken to be the same in the eight pixels around one, before what is made of them is spread
+        over the pixels between their windows' middles; one mean is convolved exactly.
+        """
+        of_pooled, of_varying = self.weight.split(self.channels, dim=1)
         height, width = varying.shape[-2:]
-        of_constant, of_varying = self.weight.split(self.channels, dim=1)
-        out = functional.conv2d(constant.expand(-1, -1, min(height, 3), min(width, 3)), of_constant, padding=1)
-        if height > 3:
-            out = torch.cat([out[:, :, :1], out[:, :, 1:2].expand(-1, -1, height - 2, -1), out[:, :, 2:]], dim=2)
-        if width > 3:
-            out = torch.cat([out[..., :1], out[..., 1:2].expand(-1, -1, -1, width - 2), out[..., 2:]], dim=3)
+        lines = [
+            3 if windows > 1 else min(length, 3)
+            for windows, length in zip(pooled.shape[-2:], (height, width), strict=True)
+        ]
+        blocks = pooled[:, :, :, None, :, None].expand(-1, -1, -1, lines[0], -1, lines[1]).flatten(4, 5).flatten(2, 3)
+        out = functional.conv2d(blocks, of_pooled, padding=1)
+        out = self._spread_blocks(self._spread_blocks(out, height, ROWS), width, COLUMNS)
         # In this order the sum is laid out channels-last, as the convolution is, and so is what is made of it.
         return functional.conv2d(varying, of_varying, self.bias, padding=1) + out
 
+    def _spread_blocks(self, blocks: torch.Tensor, length: int, axis: int) -> torch.Tensor:
+        """Spread blocks of three lines along an axis: the first line, between it and the last the middle ones."""
+        if blocks.shape[axis] == length <= 3:
+            return blocks
+        middle = spread_along(blocks.unflatten(axis, (-1, 3)).select(axis + 1, 1), length, self.window, axis)
+        middle = middle.expand([length if other == axis else -1 for other in range(4)])
+        ends = blocks.narrow(axis, 0, 1), blocks.narrow(axis, -1, 1)
+        return torch.cat([ends[0], middle.narrow(axis, 1, length - 2), ends[1]], axis)
 
-class AtrousSpatialPyramidPooling(nn.Module):
+
+class AtrousSpatialPyramidPooling(Windowed):
     """Context at four ranges (ASPP, DeepLabv3, Sec. 3.3, in the shape the official DeSTSeg code gives it).
 
     A global average branch and three dilated 3x3 convolutions, concatenated and fused by a 3x3 convolution. There is
@@ -134,14 +151,14 @@ class AtrousSpatialPyramidPooling(nn.Module):
         self.pooled = ConvNormReLU(channels, channels, kernel_size=1)
         self.dilated = nn.ModuleList(ConvNormReLU(channels, channels, 3, dilation=rate) for rate in ASPP_RATES)
         self.fuse = nn.Sequential()
-        self.fuse.add_module("conv", PartlyConstantConv(channels, 3 * channels, channels))
+        self.fuse.add_module("conv", PartlyPooledConv(channels, 3 * channels, channels))
         self.fuse.add_module("norm", nn.BatchNorm2d(channels))
         self.fuse.add_module("relu", nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, channels, H, W) to the same shape."""
         # A bilinear upsampling of one pixel, as in the official code, is that pixel everywhere.
-        pooled = self.pooled(x.mean(dim=(-2, -1), keepdim=True))
+        pooled = self.pooled(window_means(x, self.window))
         dilated = torch.cat([branch(x) for branch in self.dilated], dim=1)
         conv, norm, relu = self.fuse
         return relu(norm(conv(pooled, dilated)))

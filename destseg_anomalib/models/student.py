@@ -3,7 +3,7 @@
 
 """The denoising student: a ResNet18-shaped encoder and, if wanted, a decoder that mirrors it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -86,6 +86,13 @@ class Student(nn.Module):
         if self.encoder_decoder:
             maps = self._decode(maps)
         return [project(features) for project, features in zip(self.projections, maps, strict=True)]
+
+    def levels(self) -> Iterator[tuple[int, nn.Module]]:
+        """Yield the stages, each with the stride of its maps in pixels of the image."""
+        for level in range(1, self.encoder.stages + 1):
+            yield 2 ** (level + 1), self.encoder.get_submodule(f"layer{level}")
+            if self.encoder_decoder:
+                yield 2 ** (level + 1), self.get_submodule(f"decoder_layer{level}")
 
     def _decode(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
         x = self.decoder_layer4(encoded[3])

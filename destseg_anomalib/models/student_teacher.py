@@ -21,9 +21,10 @@ from .similarity import SegmentationInput, l2_normalize, similarity_maps, upsamp
 from .student import Student
 from .teacher import Teacher
 from .tiles import Tiling, square, tiled
+from .windows import look_no_further
 from .witness import DistanceWitness, distance_map
 
-SEGMENTATION_WIDTH = 256
+SEGMENTATION_WIDTH, SEGMENTATION_STRIDE = 256, 4  # channels, and pixels of the image a pixel of its maps
 TOP_SHARE = 100 / 256**2  # of an image, which its score averages
 
 
@@ -71,6 +72,7 @@ class StudentTeacherNetworks(nn.Module):
         top_t: How many of the highest pixels the image score averages; None for `TOP_SHARE` of them.
         distance_weight: How much the cosine distances say beside the segmentation network, see `DistanceWitness`.
         regions: Height and width of the `Regions` to look at, whose pixels are set later; None to look everywhere.
+        crop_size: Side in pixels of the parts of images that all is trained on; None for whole ones.
         tile: Side in pixels of the tiles that an image is judged in; None for what `tiled` chooses by its size.
     """
 
@@ -89,6 +91,7 @@ class StudentTeacherNetworks(nn.Module):
         top_t: int | None = None,
         distance_weight: float = 0.0,
         regions: tuple[int, int] | None = None,
+        crop_size: int | None = None,
         tile: int | None = None,
     ) -> None:
         super().__init__()
@@ -100,6 +103,10 @@ class StudentTeacherNetworks(nn.Module):
         self.segmentation_input = segmentation_input
         self.top_t = top_t
         self.witness = DistanceWitness(distance_weight) if distance_weight else None
+        if crop_size is not None:
+            for stride, part in (*student.levels(), (SEGMENTATION_STRIDE, segmentation)):
+                if part is not None:
+                    look_no_further(part, -(-crop_size // stride))
         self.tiling = None if tile is None else square(tile)
         self.regions = None if regions is None else Regions(regions)
         self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1), persistent=False)
@@ -202,6 +209,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
         if self._compiled_call_impl is not None and not torch.compiler.is_compiling():
             images = images.as_subclass(torch.Tensor)  # the compiler does not know torchvision's
             torch._dynamo.maybe_mark_dynamic(images, 0)
+            torch._dynamo.mark_static(images, (2, 3))  # or it looks for what holds of all sizes, for minutes
         return super().__call__(images)
 
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:

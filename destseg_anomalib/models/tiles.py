@@ -61,7 +61,7 @@ def tiled(predict: Predict, images: torch.Tensor, tiling: Tiling | None) -> torc
     if tiling is None:
         tiling = _fewest(height, width) if height * width > AT_ONCE else square(max(height, width))
     tall, wide = min(tiling.side[0], height), min(tiling.side[1], width)
-    tops, lefts = _starts(height, tall, tiling.stride[0]), _starts(width, wide, tiling.stride[1])
+    tops, lefts = starts(height, tall, tiling.stride[0]), starts(width, wide, tiling.stride[1])
     if len(tops) == len(lefts) == 1:
         return _in_pieces(predict, images)
     tiles = [images[..., top : top + tall, left : left + wide] for top in tops for left in lefts]
@@ -89,7 +89,7 @@ def _fewest(height: int, width: int) -> Tiling:
     return Tiling((sides[0], sides[1]), (sides[0] - SHARED, sides[1] - SHARED))
 
 
-def _starts(length: int, side: int, stride: int) -> list[int]:
+def starts(length: int, side: int, stride: int) -> list[int]:
     """Where tiles begin, evenly from one end to the other."""
     steps = -(-(length - side) // stride)
     return [round(step * (length - side) / max(steps, 1)) for step in range(steps + 1)]

@@ -34,7 +34,7 @@ from destseg_anomalib.transforms import RoundedBilinearResize
 
 logger = logging.getLogger(__name__)
 
-DECISIVE = ("image_size", "tile", "top_t")  # for a prediction, beside the arguments of the networks
+DECISIVE = ("image_size", "crop_size", "tile", "top_t")  # for a prediction, beside the arguments of the networks
 
 
 def store(checkpoint: dict[str, Any], model: Any) -> None:  # noqa: ANN401  both models have its attributes

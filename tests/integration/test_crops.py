@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 
 from destseg_anomalib import DeSTSeg, PFADSeg
 from destseg_anomalib.deployment.inference import inference_copy
+from destseg_anomalib.models.windows import Windowed
 from destseg_anomalib.synthesis import AnomalyGenerator, texture_bank
 from destseg_anomalib.synthesis.rotation import FILL, margin_of
 from tests.conftest import quiet_engine
@@ -49,8 +50,10 @@ def test_a_step_sees_crops_and_a_test_the_whole(model_class: type, bench: Bench,
     margin = margin_of("slight", 32)
     assert sizes.seen == [(32 + 2 * margin, 32 + 2 * margin)] * 4
     assert quiet_engine(tmp_path).test(model, datamodule=bench.data(), verbose=False)[0]["IAP"] >= 0
-    [batch] = quiet_engine(tmp_path).predict(model_class(), data_path=bench.parts / "test/hole/000.png", ckpt_path=path)
+    loaded = model_class()
+    [batch] = quiet_engine(tmp_path).predict(loaded, data_path=bench.parts / "test/hole/000.png", ckpt_path=path)
     assert batch.anomaly_map.shape[-2:] == (64, 96)
+    assert {layer.window for layer in loaded.model.segmentation.modules() if isinstance(layer, Windowed)} == {8}
     assert (path.parents[2] / "synthetic.png").is_file()
 
 
@@ -126,7 +129,7 @@ def test_an_exported_file_takes_the_native_picture_and_judges_the_same_tiles(
     model_class, tmp_path: Path, caplog
 ) -> None:
     onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
-    model = model_class(**LARGE, tile=32).eval()
+    model = model_class(**LARGE, crop_size=32, tile=48).eval()
     for name, value in model.post_processor.state_dict().items():  # what a validation would leave
         value.fill_(0.5 if "threshold" in name else float(name.endswith("max")))
     model.model.segmentation.head[-1].weight.data *= 100  # an untrained map is nearly constant

@@ -118,7 +118,12 @@ def test_reduced_pictures_and_crops_are_measured_on_one_ground_truth(
     monkeypatch.setattr("sys.argv", ["large_images.py", str(tmp_path / "data.yaml"), *settings])
     large_images.main()
     rows = pd.read_csv(tmp_path / "large.csv")
-    assert rows.side.tolist() == ["reduced to 256 x 256", "crops of 64, one pass", "crops of 64, tiles of 80"]
+    assert rows.side.tolist() == [
+        "reduced to 256 x 256",
+        "crops of 64, one pass",
+        "crops of 64, tiles of 80",
+        "crops of 64, one pass, means over the whole picture",
+    ]
     assert rows[large_images.FIGURES].notna().all(axis=None)
     assert rows.IAP[1] != rows.IAP[2]
     assert cv2.imread(str(tmp_path / "large.png")).std() > 1

@@ -150,6 +150,7 @@ class DeSTSeg(
             segmentation_input=arguments.segmentation_input,
             top_t=arguments.top_t,
             distance_weight=arguments.distance_weight,
+            crop_size=arguments.crop_size,
             tile=arguments.tile,
             regions=None if arguments.regions is None else tuple(arguments.image_size),
         )

@@ -14,11 +14,21 @@ from torch import nn
 from torch.nn import functional
 
 from destseg_anomalib.models.blocks import conv3x3
+from destseg_anomalib.models.windows import (
+    COLUMNS,
+    ROWS,
+    Windowed,
+    means_along,
+    quarter_means,
+    spread,
+    spread_along,
+    window_means,
+)
 
 conv1x1 = partial(nn.Conv2d, kernel_size=1)
 
 
-class AttentionalFeatureFusion(nn.Module):
+class AttentionalFeatureFusion(Windowed):
     r"""Weighs two feature maps against each other instead of adding them (AFF: Dai et al., WACV 2021, Eq. 1 and 3).
 
     With :math:`w = \sigma(L(x + y) + G(x + y))`, a local and a global channel attention of their own weights, the
@@ -53,12 +63,12 @@ class AttentionalFeatureFusion(nn.Module):
     def forward(self, residual: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
         """Fuse two maps (N, channels, H, W); in training N is at least 2, for the batch norm of the pooled branch."""
         total = residual + identity
-        pooled = total.mean(dim=(-2, -1), keepdim=True)
-        weight = (self.local_attention(total) + self.global_attention(pooled)).sigmoid()
+        pooled = self.global_attention(window_means(total, self.window))
+        weight = (self.local_attention(total) + spread(pooled, total.shape[-2:], self.window)).sigmoid()
         return 2 * torch.lerp(identity, residual, weight)
 
 
-class PyramidLinear(nn.Conv2d):
+class PyramidLinear(Windowed, nn.Conv2d):
     """Linear layer over the means of a map over the image and over its quarters, channel by channel.
 
     Args:
@@ -71,17 +81,15 @@ class PyramidLinear(nn.Conv2d):
         self.channels = channels
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
-        """Map tensors (N, K C, H, W), each with K maps an image and M in all, to (N M, out_channels, 1, 1)."""
+        """Map tensors (N, K C, H, W), each with K maps an image and M in all, to (N M, out_channels, h, w)."""
         of_whole, of_quarters = self.weight[:, : self.channels], self.weight[:, self.channels :]
         of_quarters = of_quarters.view(-1, self.channels, 2, 2)
-        height, width = maps[0].shape[-2:]
-        if height % 2 == 0 and width % 2 == 0:
-            quarters = self._joined([functional.avg_pool2d(x, (height // 2, width // 2)) for x in maps])
-            # The mean over the image is the mean of these four.
-            return functional.conv2d(quarters, torch.add(of_quarters, of_whole, alpha=1 / 4), self.bias)
-        quarters = self._joined([functional.adaptive_avg_pool2d(x, 2) for x in maps])
-        whole = self._joined([x.mean(dim=(-2, -1), keepdim=True) for x in maps])
-        return functional.conv2d(quarters, of_quarters, self.bias) + functional.conv2d(whole, of_whole)
+        quarters = self._joined([quarter_means(x, self.window) for x in maps])
+        if all(min(length, self.window or length) % 2 == 0 for length in maps[0].shape[-2:]):
+            # The mean over a window is the mean of these four.
+            return functional.conv2d(quarters, torch.add(of_quarters, of_whole, alpha=1 / 4), self.bias, stride=2)
+        whole = self._joined([window_means(x, self.window) for x in maps])
+        return functional.conv2d(quarters, of_quarters, self.bias, stride=2) + functional.conv2d(whole, of_whole)
 
     def _joined(self, pooled: Sequence[torch.Tensor]) -> torch.Tensor:
         """Make one tensor (N M, C, h, w) of all maps."""
@@ -104,11 +112,11 @@ class SpatialPyramidRecalibration(nn.Module):
         )
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Map tensors (N, K channels, H, W), M maps an image in all, to weights (N, M, channels, 1, 1) in (0, 1)."""
+        """Map tensors (N, K channels, H, W), M maps an image in all, to weights (N, M, channels, h, w) in (0, 1)."""
         return self.weights(maps).unflatten(0, (maps[0].shape[0], -1))
 
 
-class ParallelConvolutionalAttentionRecalibration(nn.Module):
+class ParallelConvolutionalAttentionRecalibration(Windowed):
     r"""Three parallel 3x3 convolutions whose channels compete for weight (PCAR: PFADSeg, Sec. 3.2, Eq. 5 to 9).
 
     :math:`F_i = K_i * F`, :math:`a_i = \mathrm{SPR}(F_i)` with one SPR for all,
@@ -132,21 +140,21 @@ class ParallelConvolutionalAttentionRecalibration(nn.Module):
         self.branches = nn.ModuleList([joined])
 
     def branch_weights(self, branches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Weigh the branches, three (N, channels, H, W) or one with all, as (N, 3, channels, 1, 1); sums are 1."""
+        """Weigh the branches, three (N, channels, H, W) or one with all, as (N, 3, channels, h, w); sums are 1."""
         return self.recalibration(branches).softmax(dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, channels, H, W) to the same shape."""
         branches = [branch(x) for branch in self.branches]
         weights = self.branch_weights(branches).to(branches[0].dtype)  # autocast on a GPU makes them float32
-        w1, w2, w3 = weights.unbind(dim=1)
+        w1, w2, w3 = (spread(weight, x.shape[-2:], self.window) for weight in weights.unbind(dim=1))
         channels = self.channels
         y1, y2, y3 = (y[:, i : i + channels] for y in branches for i in range(0, y.shape[1], channels))
         # Not the sum of a stack, which copies all three, and into another layout than the convolutions around it use.
         return torch.addcmul(torch.addcmul(w1 * y1, w2, y2), w3, y3)
 
 
-class RectangularSelfCalibration(nn.Module):
+class RectangularSelfCalibration(Windowed):
     r"""Context along rows and columns (RCM: CGRSeg, ECCV 2024, Sec. 3.2).
 
     With :math:`g` the sum of the means over rows and over columns, strip convolutions give the attention
@@ -178,7 +186,9 @@ class RectangularSelfCalibration(nn.Module):
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, channels, H, W) to weights of the same shape in (0, 1)."""
-        return self.strips(x.mean(dim=-1, keepdim=True) + x.mean(dim=-2, keepdim=True))
+        of_rows, of_columns = (means_along(x, self.window, axis) for axis in (COLUMNS, ROWS))
+        of_rows = spread_along(of_rows, x.shape[COLUMNS], self.window, COLUMNS)
+        return self.strips(of_rows + spread_along(of_columns, x.shape[ROWS], self.window, ROWS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, channels, H, W) to the same shape."""

@@ -139,6 +139,7 @@ class PFADSeg(
             rcm_layer_scale=arguments.rcm_layer_scale,
             top_t=arguments.top_t,
             distance_weight=arguments.distance_weight,
+            crop_size=arguments.crop_size,
             tile=arguments.tile,
             regions=None if arguments.regions is None else tuple(arguments.image_size),
         )

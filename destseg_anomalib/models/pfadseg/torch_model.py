@@ -37,6 +37,7 @@ class PFADSegModel(StudentTeacherModel):
             of images of other sizes.
         distance_weight: How much the cosine distances say in the map beside the segmentation network.
         regions: Height and width of the `Regions` to look at; None to look everywhere.
+        crop_size: Side in pixels of the parts of images that it is trained on; None for whole ones.
         tile: Side in pixels of the overlapping tiles that an image is judged in; None for one pass up to two million
             pixels, and tiles of at most 1088 above.
 
@@ -57,6 +58,7 @@ class PFADSegModel(StudentTeacherModel):
         top_t: int | None = None,
         distance_weight: float = 0.0,
         regions: tuple[int, int] | None = None,
+        crop_size: int | None = None,
         tile: int | None = None,
     ) -> None:
         teacher = Teacher(backbone)
@@ -77,6 +79,7 @@ class PFADSegModel(StudentTeacherModel):
             top_t=top_t,
             distance_weight=distance_weight,
             regions=regions,
+            crop_size=crop_size,
             tile=tile,
         )
         # Weights that are sigmoids of noise make the first gradient ten times as large, and nothing of its direction is

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from destseg_anomalib.models.blocks import AtrousSpatialPyramidPooling, PartlyConstantConv
+from destseg_anomalib.models.blocks import AtrousSpatialPyramidPooling, PartlyPooledConv
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (3, 3), (4, 7), (16, 12)])
 def test_a_partly_constant_convolution_equals_a_plain_one_and_so_do_its_gradients(size) -> None:
-    conv = PartlyConstantConv(3, 5, 4).double()
+    conv = PartlyPooledConv(3, 5, 4).double()
     constant = torch.rand(2, 3, 1, 1, dtype=torch.float64, requires_grad=True)
     varying = torch.rand(2, 5, *size, dtype=torch.float64, requires_grad=True)
     ours = conv(constant, varying)

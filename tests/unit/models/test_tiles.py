@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from destseg_anomalib.models.destseg.torch_model import DeSTSegModel
-from destseg_anomalib.models.tiles import LARGEST, OVERLAP, SHARED, Tiling, _fewest, _starts, square, tiled
+from destseg_anomalib.models.tiles import LARGEST, OVERLAP, SHARED, Tiling, _fewest, square, starts, tiled
 
 SIZES = st.integers(1, 90)
 
@@ -32,20 +32,20 @@ def test_what_no_tile_says_otherwise_is_said_by_the_whole(height: int, width: in
 def test_tiles_reach_from_end_to_end_and_overlap_by_an_eighth(length: int, side: int) -> None:
     stride = square(side).stride[0]
     side = min(side, length)
-    starts = _starts(length, side, stride)
-    assert starts[0] == 0
-    assert starts[-1] + side == length
-    assert all(0 < b - a <= max(side * (1 - OVERLAP), 1) for a, b in pairwise(starts))
+    begins = starts(length, side, stride)
+    assert begins[0] == 0
+    assert begins[-1] + side == length
+    assert all(0 < b - a <= max(side * (1 - OVERLAP), 1) for a, b in pairwise(begins))
 
 
 @given(height=st.integers(1, 9000), width=st.integers(1, 9000))
 def test_very_large_pictures_are_cut_into_the_fewest_tiles(height: int, width: int) -> None:
     sides, strides = _fewest(height, width)
     for length, side, stride in zip((height, width), sides, strides, strict=True):
-        starts = _starts(length, min(side, length), stride)
+        begins = starts(length, min(side, length), stride)
         assert side <= LARGEST
-        assert len(starts) == 1 or (len(starts) - 1) * (LARGEST - SHARED) + SHARED < length
-        assert all(b - a <= side - SHARED for a, b in pairwise(starts))
+        assert len(begins) == 1 or (len(begins) - 1) * (LARGEST - SHARED) + SHARED < length
+        assert all(b - a <= side - SHARED for a, b in pairwise(begins))
 
 
 @pytest.mark.parametrize("side", [64, 128])
@@ -66,8 +66,8 @@ def test_the_map_of_a_periodic_texture_has_no_step_at_the_borders_of_tiles() -> 
     whole = (0.5 + wave + wave[:, None]).expand(1, 3, -1, -1)
     with torch.no_grad():
         found = model(whole).anomaly_map[0, 0]
-    starts = _starts(320, 128, 112)
-    borders = [*starts[1:], *(start + 128 for start in starts[:-1])]
+    begins = starts(320, 128, 112)
+    borders = [*begins[1:], *(begin + 128 for begin in begins[:-1])]
     for along in (found, found.T):
         bends = (along[:, 2:] - 2 * along[:, 1:-1] + along[:, :-2]).abs()  # of a step, its height
         at_borders = bends[:, [border - 1 for border in borders]]

@@ -116,11 +116,12 @@ class PartlyPooledConv(Windowed, nn.Conv2d):
         """
         of_pooled, of_varying = self.weight.split(self.channels, dim=1)
         height, width = varying.shape[-2:]
-        lines = [
-            3 if windows > 1 else min(length, 3)
-            for windows, length in zip(pooled.shape[-2:], (height, width), strict=True)
-        ]
-        blocks = pooled[:, :, :, None, :, None].expand(-1, -1, -1, lines[0], -1, lines[1]).flatten(4, 5).flatten(2, 3)
+        windows = pooled.shape[-2:]
+        rows, columns = (min(length, 3) if n == 1 else 3 for n, length in zip(windows, (height, width), strict=True))
+        if windows == (1, 1):
+            blocks = pooled.expand(-1, -1, rows, columns)
+        else:
+            blocks = pooled[:, :, :, None, :, None].expand(-1, -1, -1, rows, -1, columns).flatten(4, 5).flatten(2, 3)
         out = functional.conv2d(blocks, of_pooled, padding=1)
         out = self._spread_blocks(self._spread_blocks(out, height, ROWS), width, COLUMNS)
         # In this order the sum is laid out channels-last, as the convolution is, and so is what is made of it.
@@ -130,7 +131,8 @@ class PartlyPooledConv(Windowed, nn.Conv2d):
         """Spread blocks of three lines along an axis: the first line, between it and the last the middle ones."""
         if blocks.shape[axis] == length <= 3:
             return blocks
-        middle = spread_along(blocks.unflatten(axis, (-1, 3)).select(axis + 1, 1), length, self.window, axis)
+        middle = blocks[(slice(None),) * axis + (slice(1, None, 3),)]
+        middle = spread_along(middle, length, self.window, axis)
         middle = middle.expand([length if other == axis else -1 for other in range(4)])
         ends = blocks.narrow(axis, 0, 1), blocks.narrow(axis, -1, 1)
         return torch.cat([ends[0], middle.narrow(axis, 1, length - 2), ends[1]], axis)

@@ -15,12 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
 from official_style import plain, predict
@@ -101,8 +99,6 @@ WAYS: dict[str, Callable[[Subject], Predict]] = {
 
 def export(subject: Subject) -> None:
     """Write the model in all the forms that `WAYS` reads. What INT8 is calibrated on does not change its time."""
-    noise = [ImageBatch(image=torch.rand(1, 3, subject.size, subject.size))] * 4
-    datamodule = SimpleNamespace(setup=lambda _: None, val_dataloader=lambda: noise, train_batch_size=1)
     model = subject.build()
     model.to_onnx(subject.folder, **EXPORTER)
     model.to_openvino(subject.folder, onnx_kwargs=EXPORTER)
@@ -110,7 +106,7 @@ def export(subject: Subject) -> None:
         subject.folder,
         "int8",
         compression_type=CompressionType.INT8_PTQ,
-        datamodule=datamodule,
+        datamodule=destseg_anomalib.DemoSurfaces(root=subject.folder / "data", num_workers=0),
         onnx_kwargs=EXPORTER,
     )
 

@@ -68,7 +68,7 @@ def training_table(rounds: int) -> Iterator[str]:
 
 def subject(size: int, folder: Path) -> Subject:
     """The model for pictures of a size, trained on crops if they are large, and where its exported files lie."""
-    return Subject("DeSTSeg", BACKBONE, size, folder / str(size), crop_size=None if size == SMALL else SMALL)
+    return Subject("DeSTSeg", BACKBONE, size, folder / str(size), crop_size=SMALL if size > SMALL else None)
 
 
 def judge(way: str, size: int, folder: Path) -> None:

@@ -56,6 +56,8 @@ def means_along(maps: torch.Tensor, side: int | None, axis: int, parts: int = 1)
     length = maps.shape[axis]
     side = min(side or length, length)
     part = -(-side // parts)
+    if parts == 1 and side == length:
+        return maps.mean(axis, keepdim=True)
     windows = starts(length, side, max(side // WINDOWS, 1))
     first = [start + skipped for start in windows for skipped in (0, side - part)[:parts]]
     return torch.cat([maps.narrow(axis, start, part).mean(axis, keepdim=True) for start in first], axis)

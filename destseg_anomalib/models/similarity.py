@@ -3,6 +3,7 @@
 
 """How teacher and student maps are compared (DeSTSeg, Sec. 3.2 and 3.3, Eq. 2 and 3)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -65,3 +66,27 @@ def similarity_maps(teacher: list[torch.Tensor], student: list[torch.Tensor], ki
 def upsample(features: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """Bring maps (N, C, H, W) to a larger height and width, bilinearly."""
     return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def segmentation_channels(segmentation_input: str, channels: Sequence[int]) -> int:
+    """Count the channels that the segmentation network reads.
+
+    Args:
+        segmentation_input: `product`, `concat` or `cosine`.
+        channels: Channels of the teacher's maps.
+
+    Returns:
+        How many channels `similarity_maps` concatenates.
+
+    Raises:
+        ValueError: If the name is none of the three.
+
+    Example:
+        >>> segmentation_channels("concat", [64, 128, 256])
+        896
+    """
+    counts = {"product": sum(channels), "concat": 2 * sum(channels), "cosine": len(channels)}
+    if segmentation_input not in counts:
+        msg = f"segmentation_input={segmentation_input!r} is unknown: choose one of {', '.join(counts)}."
+        raise ValueError(msg)
+    return counts[segmentation_input]

@@ -7,7 +7,7 @@ Paper: Zhang et al., "DeSTSeg: Segmentation Guided Denoising Student-Teacher for
 arXiv 2211.11317, Sec. 3. Equations are the ones of that paper.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -278,27 +278,3 @@ class StudentTeacherModel(StudentTeacherNetworks):
                 logits = self.witness(logits, teacher, student)
             small = logits.sigmoid()
         return upsample(small, images.shape[-2:])
-
-
-def segmentation_channels(segmentation_input: str, channels: Sequence[int]) -> int:
-    """Count the channels that the segmentation network reads.
-
-    Args:
-        segmentation_input: `product`, `concat` or `cosine`.
-        channels: Channels of the teacher's maps.
-
-    Returns:
-        How many channels `StudentTeacherModel.segment` concatenates.
-
-    Raises:
-        ValueError: If the name is none of the three.
-
-    Example:
-        >>> segmentation_channels("concat", [64, 128, 256])
-        896
-    """
-    counts = {"product": sum(channels), "concat": 2 * sum(channels), "cosine": len(channels)}
-    if segmentation_input not in counts:
-        msg = f"segmentation_input={segmentation_input!r} is unknown: choose one of {', '.join(counts)}."
-        raise ValueError(msg)
-    return counts[segmentation_input]

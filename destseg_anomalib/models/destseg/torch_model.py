@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 
 from destseg_anomalib.models.blocks import AtrousSpatialPyramidPooling, ResidualBlock
-from destseg_anomalib.models.similarity import SegmentationInput
+from destseg_anomalib.models.similarity import SegmentationInput, segmentation_channels
 from destseg_anomalib.models.student import Student, zero_init_last_norm
 from destseg_anomalib.models.student_teacher import (
     SegmentationNetwork,
     StudentTeacherModel,
-    segmentation_channels,
 )
 from destseg_anomalib.models.teacher import Teacher
 

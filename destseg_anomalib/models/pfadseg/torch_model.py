@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from destseg_anomalib.models.blocks import AtrousSpatialPyramidPooling, ResidualBlock
+from destseg_anomalib.models.similarity import segmentation_channels
 from destseg_anomalib.models.student import Student
-from destseg_anomalib.models.student_teacher import SegmentationNetwork, StudentTeacherModel, segmentation_channels
+from destseg_anomalib.models.student_teacher import SegmentationNetwork, StudentTeacherModel
 from destseg_anomalib.models.teacher import Teacher
 
 from .attention import (

@@ -209,7 +209,7 @@ class StudentTeacherModel(StudentTeacherNetworks):
         if self._compiled_call_impl is not None and not torch.compiler.is_compiling():
             images = images.as_subclass(torch.Tensor)  # the compiler does not know torchvision's
             torch._dynamo.maybe_mark_dynamic(images, 0)
-            torch._dynamo.mark_static(images, (2, 3))  # or it looks for what holds of all sizes, for minutes
+            torch._dynamo.mark_static(images, [2, 3])  # or it looks for what holds of all sizes, for minutes
         return super().__call__(images)
 
     def student_loss(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:

@@ -158,12 +158,13 @@ def inference_table(model: str, backbone: str, size: int, batches: list[int]) ->
 def main() -> None:
     """Measure one way."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, kind in Subject.__annotations__.items():
-        parser.add_argument(name, type=kind)
+    names = Subject._fields[: -len(Subject._field_defaults)]
+    for name in names:
+        parser.add_argument(name, type=Subject.__annotations__[name])
     parser.add_argument("--batches", type=int, nargs="+", required=True)
     parser.add_argument("--way", choices=WAYS, required=True)
     arguments = parser.parse_args()
-    subject = Subject(*(getattr(arguments, name) for name in Subject._fields))
+    subject = Subject(*(getattr(arguments, name) for name in names))
     measure(arguments.way, subject, arguments.batches)
 
 
